@@ -1,0 +1,161 @@
+"""Where GL runs: the software device chosen by name, or a render node. Displays are opened once a process.
+
+The software device is asked for explicitly (EGL_EXT_platform_device and EGL_MESA_device_software): the surfaceless
+platform silently becomes kms_swrast where any DRM node exists, and that reads only its own buffers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import DeviceError
+from .gaps import display_driver_name, egl, error_name, gl_string
+
+SOFTWARE = "software"
+ENVIRONMENT = "GLREADBACK_DEVICE"
+MESA_WANTED = "25.0.3"
+
+_PLATFORM_DEVICE_EXT = 0x313F
+_DRM_DEVICE_FILE = 0x3233  # EGL_EXT_device_drm
+_DRM_RENDER_NODE_FILE = 0x3377  # EGL_EXT_device_drm_render_node
+_NEEDED = ("EGL_EXT_image_dma_buf_import", "EGL_KHR_surfaceless_context", "EGL_KHR_no_config_context")
+# Drivers that draw on the CPU into some other device's buffers, and read no buffers but that device's.
+_NOT_HARDWARE = ("swrast", "kms_swrast")
+
+
+@dataclass(frozen=True)
+class Device:
+    """One EGL device: name is "software" or a render node's path, as `--device` takes it."""
+
+    name: str
+    extensions: frozenset[str]
+    card: str = ""  # the primary node, "" if it has none
+    handle: Any = field(repr=False, compare=False, default=None)
+
+    @property
+    def software(self) -> bool:
+        return self.name == SOFTWARE
+
+
+class Display:
+    """An initialised EGL display of one device. It lives as long as the process: others may use it too."""
+
+    def __init__(self, device: Device) -> None:
+        from OpenGL.EGL.EXT.platform_base import eglGetPlatformDisplayEXT
+
+        self.device = device
+        try:
+            self.handle = eglGetPlatformDisplayEXT(_PLATFORM_DEVICE_EXT, device.handle, None)
+            egl.eglInitialize(self.handle, ctypes.c_int(), ctypes.c_int())
+        except Exception as error:
+            if not hasattr(error, "err"):
+                raise
+            raise DeviceError(f"eglInitialize failed on {device.name}: {error_name(error)}") from None
+        self.extensions = frozenset(egl.eglQueryString(self.handle, egl.EGL_EXTENSIONS).decode().split())
+        self.version = egl.eglQueryString(self.handle, egl.EGL_VERSION).decode()
+        self.vendor = egl.eglQueryString(self.handle, egl.EGL_VENDOR).decode()
+        self.driver = display_driver_name(self.handle) if "EGL_MESA_query_driver" in self.extensions else ""
+        lacking = [name for name in _NEEDED if name not in self.extensions]
+        if lacking:
+            what = f"; the software device needs Mesa {MESA_WANTED} or newer" if device.software else ""
+            raise DeviceError(f"{device.name} ({self.driver or self.vendor}) lacks {', '.join(lacking)}{what}")
+
+    @property
+    def hardware(self) -> bool:
+        """Whether a GPU is behind it, not a software driver that borrowed its node."""
+        return not self.device.software and self.driver not in _NOT_HARDWARE
+
+
+def _device_string(handle: Any, name: int) -> str:
+    from OpenGL.EGL.EXT.device_query import eglQueryDeviceStringEXT
+
+    try:
+        return (eglQueryDeviceStringEXT(handle, name) or b"").decode()
+    except egl.EGLError:
+        return ""
+
+
+@functools.cache
+def _devices(_pid: int) -> tuple[Device, ...]:
+    from OpenGL.EGL.EXT.device_enumeration import eglQueryDevicesEXT
+
+    client = (egl.eglQueryString(None, egl.EGL_EXTENSIONS) or b"").decode().split()
+    if "EGL_EXT_platform_device" not in client or not {"EGL_EXT_device_enumeration", "EGL_EXT_device_base"} & {*client}:
+        raise DeviceError(f"EGL has no EGL_EXT_platform_device; install Mesa {MESA_WANTED} or newer")
+    handles = (egl.EGLDeviceEXT * 64)()
+    count = ctypes.c_int(0)
+    eglQueryDevicesEXT(len(handles), handles, ctypes.byref(count))
+    found = []
+    for handle in handles[: count.value]:
+        extensions = frozenset(_device_string(handle, egl.EGL_EXTENSIONS).split())
+        software = "EGL_MESA_device_software" in extensions
+        node = _device_string(handle, _DRM_RENDER_NODE_FILE) if "EGL_EXT_device_drm_render_node" in extensions else ""
+        card = _device_string(handle, _DRM_DEVICE_FILE) if "EGL_EXT_device_drm" in extensions else ""
+        name = SOFTWARE if software else node or card
+        if name:
+            found.append(Device(name, extensions, card, handle))
+    return tuple(found)
+
+
+def devices() -> tuple[Device, ...]:
+    """Every EGL device of this machine, render nodes first. Raises DeviceError if EGL cannot enumerate them."""
+    return tuple(sorted(_devices(os.getpid()), key=lambda device: device.software))
+
+
+@functools.cache
+def _display(name: str, _pid: int) -> Display:
+    for device in devices():
+        if name in (device.name, device.card):
+            return Display(device)
+    if name == SOFTWARE:
+        raise DeviceError(f"there is no software device; install Mesa {MESA_WANTED} or newer (libegl-mesa0, libgl1-mesa-dri)")
+    if not os.path.exists(name):
+        raise DeviceError(f"there is no {name}; `glreadback doctor` lists the devices")
+    if not os.access(name, os.R_OK | os.W_OK):
+        raise DeviceError(f"no permission to open {name}; join the group that owns it (often `render` or `video`)")
+    raise DeviceError(f"{name} is no EGL device; known: {', '.join(device.name for device in devices()) or 'none'}")
+
+
+def open_display(name: str) -> Display:
+    """The display of a device by name ("software", "/dev/dri/renderD128"). Raises DeviceError with the reason."""
+    if name != SOFTWARE and not name.startswith("/"):
+        raise DeviceError(f"device {name!r} is unknown; give {SOFTWARE!r} or a render node such as /dev/dri/renderD128")
+    try:
+        return _display(os.path.realpath(name) if name != SOFTWARE else name, os.getpid())
+    except egl.EGLError as error:
+        raise DeviceError(f"{name}: {error_name(error)}") from None
+
+
+def candidates(own: str | None = None, dmabuf: bool = True) -> list[str]:
+    """The devices to try for a frame, best first: its own, then hardware render nodes, then software.
+
+    Only a software driver takes a file or memfd for a dma-buf, so for those (dmabuf=False) it is the only one.
+    GLREADBACK_DEVICE overrides them all.
+    """
+    forced = os.environ.get(ENVIRONMENT)
+    if forced:
+        return [forced]
+    if not dmabuf:
+        return [SOFTWARE]
+    names = [own] if own else []
+    for device in devices():
+        if device.software or device.name in names:
+            continue
+        try:
+            if open_display(device.name).hardware:
+                names.append(device.name)
+        except DeviceError:
+            continue
+    return [*names, SOFTWARE]
+
+
+def mesa_version() -> str:
+    """Mesa's own version from the current context's GL_VERSION, "" if it is not Mesa."""
+    from OpenGL.GLES3 import GL_VERSION
+
+    _, mesa, version = gl_string(GL_VERSION).partition("Mesa ")
+    return version.split()[0] if mesa and version else ""

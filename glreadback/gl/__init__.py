@@ -1,0 +1,1 @@
+"""GL: capabilities, textures over EGL images, reading pixels, drawing with the programs of shaders/."""

@@ -1,0 +1,176 @@
+"""Frame to texture: import a dma-buf on one device, once, and keep the import as long as it is used.
+
+The cache is keyed by the buffers themselves (their inodes), never by descriptor numbers, which are recycled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+
+from .dmabuf import Backing, DmaBuf, Plane
+from .egl.context import Context
+from .egl.device import open_display
+from .egl.image import Refused, create_image, destroy_image, rejected
+from .errors import ImportRejected
+from .fds import OwnedFd
+from .frame import Rect
+from .gl import pixels
+from .gl.capabilities import ask
+from .gl.texture import GLFailure, Texture
+from .modifier import Modifier
+from .plan import Access
+
+# An import pins the producer's memory. Enough for a swap chain of a few buffers with a few planes each.
+CACHE_SIZE = 16
+
+Key = tuple[object, ...]
+
+
+class Import:
+    """A cached import: the texture, and duplicates of the descriptors so that the buffers' inodes stay theirs."""
+
+    __slots__ = ("alive", "fds", "inodes", "key", "texture")
+
+    def __init__(self, key: Key, texture: Texture, planes: Sequence[Plane], backings: Sequence[Backing]) -> None:
+        self.key, self.texture, self.alive = key, texture, True
+        self.inodes = frozenset(backing.key for backing in backings)
+        self.fds = [OwnedFd.dup(fd) for fd in {plane.fd for plane in planes}]
+
+
+class Importer:
+    """One device's context and its imports. Its methods are called with the context active (`with importer.context:`)."""
+
+    Failure = GLFailure
+
+    def __init__(self, device: str) -> None:
+        self.display = open_display(device)
+        self.context = Context(self.display)
+        with self.context:
+            self.capabilities = ask(self.display)
+        self.can_reverse = "GL_ANGLE_pack_reverse_row_order" in self.capabilities.extensions
+        self._cache: OrderedDict[Key, Import] = OrderedDict()
+        self.imported = 0  # imports made so far, for tests and benchmarks
+
+    def get(
+        self,
+        buf: DmaBuf,
+        backings: Sequence[Backing],
+        *,
+        code: int,
+        width: int,
+        height: int,
+        planes: Sequence[Plane],
+        sampler: str | None = None,
+    ) -> Import:
+        """The import of planes of buf imported as another (or its own) fourcc code and size.
+
+        backings are those of the planes. sampler None: to be read through a framebuffer; "2d", "external": to be
+        sampled. Raises ImportRejected, speaking of buf.
+        """
+        key: Key = (
+            *(code, width, height, buf.modifier, sampler == "external"),
+            *((b.device, b.inode, b.size, p.offset, p.stride) for b, p in zip(backings, planes, strict=True)),
+        )
+        found = self._cache.get(key)
+        if found is not None:
+            self._cache.move_to_end(key)
+            if not self.capabilities.software and sampler != "external":
+                found.texture.rebind()
+        else:
+            found = self._import(key, buf, code, width, height, planes, backings, sampler == "external")
+            self._cache[key] = found
+            while len(self._cache) > CACHE_SIZE:
+                self._drop(next(iter(self._cache)))
+        if sampler is None:
+            try:
+                found.texture.attach()
+            except GLFailure as error:
+                self._drop(key)
+                raise self._rejected(buf, str(error)) from None
+        return found
+
+    def copies(
+        self, found: Import, rect: Rect, access: Access, offset: int, stride: int, reverse: bool = False
+    ) -> list[pixels.Copy]:
+        """The copies that bring a rectangle of an import to memory (gl/pixels.py)."""
+        return pixels.copies(found.texture.framebuffer, rect, access, offset, stride, reverse, self.can_reverse)
+
+    copy = staticmethod(pixels.read)
+
+    def touch(self, found: Import) -> None:
+        """Mark an import as just used."""
+        self._cache.move_to_end(found.key)
+
+    def _import(
+        self,
+        key: Key,
+        buf: DmaBuf,
+        code: int,
+        width: int,
+        height: int,
+        planes: Sequence[Plane],
+        backings: Sequence[Backing],
+        external: bool,
+    ) -> Import:
+        with contextlib.ExitStack() as undo, _positions_kept(planes, backings):
+            try:
+                image = create_image(self.display, width, height, code, planes, buf.modifier)
+            except Refused as refused:
+                raise self._rejected(buf, str(refused)) from None
+            undo.callback(destroy_image, self.display, image)
+            try:
+                texture = Texture(image, external)
+            except GLFailure as error:
+                raise self._rejected(buf, str(error)) from None
+            made = Import(key, texture, planes, backings)
+            undo.pop_all()
+        self.imported += 1
+        return made
+
+    def refused(self, buf: DmaBuf, error: GLFailure) -> ImportRejected:
+        """The error for a read of buf that failed only after its import."""
+        return ImportRejected(
+            f"{self.display.device.name} ({self.display.driver or self.display.vendor}) imported {buf} but cannot read it: {error}",
+            fourcc=buf.fourcc,
+            modifier=buf.modifier,
+            planes=len(buf.planes),
+        )
+
+    def _rejected(self, buf: DmaBuf, code: str) -> ImportRejected:
+        listed = self.capabilities.formats.get(buf.fourcc) or {}
+        return rejected(buf, self.display, code, tuple(Modifier(value) for value in listed))
+
+    def _drop(self, key: Key) -> None:
+        entry = self._cache.pop(key)
+        entry.alive = False
+        entry.texture.delete()
+        destroy_image(self.display, entry.texture.image)
+        for fd in entry.fds:
+            fd.close()
+
+    def forget(self, inodes: frozenset[tuple[int, int]]) -> None:
+        """Drop every import of these buffers: the producer's memory is no longer pinned."""
+        for key in [key for key, entry in self._cache.items() if entry.inodes & inodes]:
+            self._drop(key)
+
+    def close(self) -> None:
+        """Drop all imports and the context. Not with the context active."""
+        with self.context:
+            for key in list(self._cache):
+                self._drop(key)
+        self.context.close()
+
+
+@contextlib.contextmanager
+def _positions_kept(planes: Sequence[Plane], backings: Sequence[Backing]) -> Iterator[None]:
+    """llvmpipe asks a file's size by seeking; the file position is shared with the caller's descriptor."""
+    files = [plane.fd for plane, backing in zip(planes, backings, strict=True) if not backing.dmabuf]
+    positions = [(fd, os.lseek(fd, 0, os.SEEK_CUR)) for fd in files]
+    try:
+        yield
+    finally:
+        for fd, position in positions:
+            os.lseek(fd, position, os.SEEK_SET)

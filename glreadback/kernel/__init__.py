@@ -1,0 +1,1 @@
+"""The kernel's side: ioctl numbers and structures, one module a subsystem. No GL here."""
