@@ -86,10 +86,15 @@ class Frame:
         return self.visible or Rect(0, 0, self.buffer.width, self.buffer.height)
 
     @property
+    def quarters(self) -> int:
+        """How many quarter turns counter-clockwise the content was turned, after any flip."""
+        return TRANSFORMS.index(self.transform) % 4
+
+    @property
     def size(self) -> tuple[int, int]:
         """Width and height of the picture as it is shown, after the transform."""
         area = self.area
-        return (area.height, area.width) if "90" in self.transform or "270" in self.transform else (area.width, area.height)
+        return (area.height, area.width) if self.quarters % 2 else (area.width, area.height)
 
 
 def as_frame(picture: DmaBuf | Frame) -> Frame:

@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from .dmabuf import Backing, DmaBuf, Plane
 from .egl.context import Context
@@ -22,6 +23,9 @@ from .gl.capabilities import ask
 from .gl.texture import GLFailure, Texture
 from .modifier import Modifier
 from .plan import Access
+
+if TYPE_CHECKING:
+    from .gl.draw import Drawing
 
 # An import pins the producer's memory. Enough for a swap chain of a few buffers with a few planes each.
 CACHE_SIZE = 16
@@ -50,6 +54,7 @@ class Importer:
         self.context = Context(self.display)
         with self.context:
             self.capabilities = ask(self.display)
+        self._drawing: Drawing | None = None
         self.can_reverse = "GL_ANGLE_pack_reverse_row_order" in self.capabilities.extensions
         self._cache: OrderedDict[Key, Import] = OrderedDict()
         self.imported = 0  # imports made so far, for tests and benchmarks
@@ -91,6 +96,15 @@ class Importer:
                 self._drop(key)
                 raise self._rejected(buf, str(error)) from None
         return found
+
+    @property
+    def drawing(self) -> Drawing:
+        """What the draw route keeps, made when it is first needed."""
+        if self._drawing is None:
+            from .gl.draw import Drawing
+
+            self._drawing = Drawing()
+        return self._drawing
 
     def copies(
         self, found: Import, rect: Rect, access: Access, offset: int, stride: int, reverse: bool = False

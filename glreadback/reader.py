@@ -509,13 +509,12 @@ def _region(frame: Frame, rect: Iterable[int] | None) -> Rect:
         return area
     width, height = frame.size
     x, y, w, h = check_rect(rect, width, height, "the rectangle")
-    # Undo what the transform does to the picture, step by step: turn, then flip (wl_output.transform).
-    turn = frame.transform.removeprefix("flipped").removeprefix("-")
-    for _ in range({"": 0, "normal": 0, "90": 1, "180": 2, "270": 3}[turn]):
-        x, y, w, h = y, width - x - w, h, w
-        width, height = height, width
+    # Do to the rectangle what was done to the picture (wl_output.transform): flipped, then turned counter-clockwise.
     if frame.transform.startswith("flipped"):
         x = width - x - w
+    for _ in range(frame.quarters):
+        x, y, w, h = y, width - x - w, h, w
+        width, height = height, width
     if frame.y_invert:
         y = height - y - h
     return Rect(area.x + x, area.y + y, w, h)
@@ -550,7 +549,7 @@ def _wanted_of(out: Surface, fourcc: Fourcc | str | int | None) -> Fourcc:
 def _prepared(checked: _Checked, out: Surface | None, route: Route) -> Surface:
     """The surface to read into, of the right size and writable."""
     width, height = checked.region.width, checked.region.height
-    if "90" in checked.frame.transform or "270" in checked.frame.transform:
+    if checked.frame.quarters % 2:
         width, height = height, width
     if out is None:
         return Surface.allocate(width, height, route.fourcc)

@@ -219,9 +219,7 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, linux/prctl.h
 
 
-def _qemu_options(
-    kernel: Kernel, initramfs: int, lines: dict[str, int], shares: dict[str, Path], memory: int
-) -> Iterator[str]:
+def _qemu_options(kernel: Kernel, initramfs: int, lines: dict[str, int], shares: dict[str, Path], memory: int) -> Iterator[str]:
     yield from ("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", f"{memory}M")
     yield from ("-smp", str(max(2, min(4, os.cpu_count() or 1))))
     yield from ("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "none", "-nic", "none")
@@ -233,7 +231,7 @@ def _qemu_options(
     for name in ("status", "output"):
         yield from ("-chardev", f"socket,id={name},fd={lines[name]}")
         yield from ("-device", f"virtserialport,chardev={name},name={name}")
-    yield from ("-device", "virtio-gpu-pci,xres=800,yres=600", "-device", "bochs-display")
+    yield from ("-device", "virtio-gpu-pci,xres=800,yres=600", "-device", "bochs-display,vgamem=64M")
     # remap: other file systems mounted below / reuse its inode numbers.
     yield from ("-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap")
     yield from ("-device", "virtio-9p-pci,fsdev=root,mount_tag=root")
@@ -258,9 +256,7 @@ def _follow(guest: Guest, report: Report, limit: float) -> None:
             if now > over:
                 return  # all is known; it only fails to switch itself off
             if not report.running and now - report.started > BOOT_LIMIT:
-                raise TimeOverError(
-                    f"the command did not start within {BOOT_LIMIT:.0f} s; the last news is: {report.stage}"
-                )
+                raise TimeOverError(f"the command did not start within {BOOT_LIMIT:.0f} s; the last news is: {report.stage}")
             if now - heard > SILENCE:
                 report.say(f"no output for {SILENCE:.0f} s; the last news is: {report.stage}")
                 heard = now

@@ -117,7 +117,7 @@ def _fetch(cache: Path, say: Say) -> Kernel:
         shutil.rmtree(killed, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix="fetching-") as name:
         temporary = Path(name)
-        package = _download(cache, temporary, say)
+        package = _download(temporary, say)
         unpacked, kept = temporary / "unpacked", temporary / "kept"
         _run(["dpkg-deb", "-x", str(package), str(unpacked)])
         images = list(unpacked.glob("boot/vmlinuz-*"))
@@ -140,17 +140,17 @@ def _fetch(cache: Path, say: Say) -> Kernel:
     return Kernel(target, release)
 
 
-def _download(cache: Path, folder: Path, say: Say) -> Path:
+def _download(folder: Path, say: Say) -> Path:
     """Download the kernel package into folder, by the system's package lists or else by fresh ones of our own."""
     # Only root may refresh the system's lists, and they are not ours to change.
-    lists = cache / "apt"
-    own_lists = [f"Dir::State::Lists={lists / 'lists'}", f"Dir::Cache={lists / 'cache'}", "Acquire::Languages=none"]
+    lists, cache = folder / "apt" / "lists", folder / "apt" / "cache"
+    own_lists = [f"Dir::State::Lists={lists}", f"Dir::Cache={cache}", "Acquire::Languages=none"]
     failure = ""
     for options in ([], own_lists):
         if options:
             say("refreshing package lists of our own")
-            for part in ("lists/partial", "cache/archives/partial"):
-                (lists / part).mkdir(parents=True, exist_ok=True)
+            for part in (lists / "partial", cache / "archives" / "partial"):
+                part.mkdir(parents=True)
             failure = _apt("apt-get", options, ["update"])[1] or failure
         package, size = _newest_kernel(_apt("apt-cache", options, ["show", *META_PACKAGES])[0], options)
         if not package:
@@ -281,11 +281,9 @@ def _module(path: Path) -> bytes:
 
 def _static_busybox() -> bytes:
     for folder in (*os.environ.get("PATH", os.defpath).split(":"), "/usr/bin", "/bin"):
-        path = Path(folder) / "busybox"
-        if path.is_file():
-            content = path.read_bytes()
-            # A dynamic program names its loader.
-            if b"/ld-linux" not in content[:4096]:
+        if path := shutil.which("busybox", path=folder):
+            content = Path(path).read_bytes()
+            if b"/ld-linux" not in content[:4096]:  # a dynamic program names its loader
                 return content
     raise VmError("a static busybox is missing; install the package busybox-static")
 

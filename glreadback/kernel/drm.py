@@ -83,9 +83,7 @@ class _Crtc(ctypes.Structure):
 
 
 class _GetEncoder(ctypes.Structure):
-    _fields_ = tuple(
-        (name, u32) for name in ("encoder_id", "encoder_type", "crtc_id", "possible_crtcs", "possible_clones")
-    )
+    _fields_ = tuple((name, u32) for name in ("encoder_id", "encoder_type", "crtc_id", "possible_crtcs", "possible_clones"))
 
 
 class _GetConnector(ctypes.Structure):
@@ -571,9 +569,7 @@ def remove_fb(fd: int, fb_id: int) -> None:
     ioctl(fd, _REMOVE_FB, bytearray(struct.pack("=I", fb_id)))
 
 
-def set_crtc(
-    fd: int, crtc_id: int, fb_id: int, connectors: Sequence[int], mode: Mode | None, x: int = 0, y: int = 0
-) -> None:
+def set_crtc(fd: int, crtc_id: int, fb_id: int, connectors: Sequence[int], mode: Mode | None, x: int = 0, y: int = 0) -> None:
     """SETCRTC, for the DRM master: show fb_id from x, y on; mode None and no connectors switches off."""
     ids, address = _array(u32, len(connectors))
     ids[:] = connectors

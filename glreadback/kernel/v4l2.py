@@ -26,8 +26,7 @@ _MAX_PLANES = 8
 
 class _PixFormat(ctypes.Structure):
     _fields_ = tuple(
-        (name, u32)
-        for name in ("width", "height", "pixelformat", "field", "bytesperline", "sizeimage", "colorspace", "priv")
+        (name, u32) for name in ("width", "height", "pixelformat", "field", "bytesperline", "sizeimage", "colorspace", "priv")
     ) + tuple((name, u32) for name in ("flags", "ycbcr_enc", "quantization", "xfer_func"))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -20,42 +21,48 @@ from .patterns import Band, Channel, yuv_matrix
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-PADDING = 0xA5A5A5A5
-_FLOATS = {16: np.float16, 32: np.float32}
-_UINTS = {16: np.uint16, 32: np.uint32}
+PADDING = 0xA5A5
+_NARROW = {"Y": (16, 219), "Cb": (128, 224), "Cr": (128, 224)}  # of 255: where 0 is, how far 1 is from it
 
 
 def picture(bands: Iterable[Band]) -> Array:
-    """The bands as float64 (height, width, 3)."""
+    """The bands as float64 (3, height, width)."""
+    known: dict[int, tuple[Channel, Array]] = {}  # by identity; the channel is kept so that its id stays its own
 
-    def expand(channel: Channel) -> Array:
-        lengths, values = zip(*channel, strict=True)
-        return np.repeat(np.array(values), lengths)
+    def row(channel: Channel) -> Array:
+        if id(channel) not in known:
+            lengths, values = zip(*channel, strict=True)
+            known[id(channel)] = channel, np.repeat(np.array(values), lengths)
+        return known[id(channel)][1]
 
-    return np.concatenate(
-        [np.broadcast_to(row := np.stack([expand(c) for c in band[1:]], axis=-1), (band.rows, *row.shape)) for band in bands]
-    )
+    listed = list(bands)
+    starts = [0, *accumulate(band.rows for band in listed)]
+    found = np.empty((3, starts[-1], row(listed[0].red).size))
+    for band, start in zip(listed, starts, strict=False):
+        for index, channel in enumerate((band.red, band.green, band.blue)):
+            found[index, start : start + band.rows] = row(channel)
+    return found
 
 
 def noise(width: int, height: int, seed: int) -> Array:
-    """float64 (height, width, 4), the fourth being alpha; the same for a seed with any numpy."""
+    """float64 (4, height, width), the fourth being alpha; the same for a seed with any numpy."""
     # RandomState's stream is frozen by numpy's own policy; that of default_rng() is not.
     words = np.frombuffer(np.random.RandomState(seed & 0xFFFFFFFF).bytes(width * height * 8), "<u2")
-    return words.reshape(height, width, 4) / 65535.0
+    return words.reshape(4, height, width) / 65535.0
 
 
 def encode(info: FormatInfo, colors: Array) -> list[Array]:
-    """The planes of the picture, each uint8 (rows of blocks, row bytes). colors: float64 (height, width, 3 or 4)."""
+    """The planes of the picture, each uint8 (rows of blocks, row bytes). colors: float64 (3 or 4, height, width)."""
     components = _components(info, colors)
     return [_plane(info, plane, components) for plane in info.planes]
 
 
 def _components(info: FormatInfo, colors: Array) -> dict[str, Array]:
     """What each component of the format holds at full resolution, 0..1 of its range; float64 (height, width)."""
-    red, green, blue = (colors[..., i] for i in range(3))
-    alpha = colors[..., 3] if colors.shape[-1] > 3 else np.ones(red.shape)
+    red, green, blue = colors[:3]
+    alpha = colors[3] if len(colors) > 3 else np.ones(red.shape)
     if info.model == "yuv":
-        matrix = MATRICES[yuv_matrix(len(colors))]
+        matrix = MATRICES[yuv_matrix(len(red))]
         luma = matrix.kr * red + (1 - matrix.kr - matrix.kb) * green + matrix.kb * blue
         return {
             "Y": luma,
@@ -70,12 +77,14 @@ def _components(info: FormatInfo, colors: Array) -> dict[str, Array]:
 
 def _quantize(info: FormatInfo, component: str, values: Array, bits: int) -> Array:
     if info.floating:
-        return values.astype(_FLOATS[bits]).view(_UINTS[bits]).astype(np.uint64)
-    if component == "Y" or component in ("Cb", "Cr"):
-        zero, scale = (16, 219) if component == "Y" else (128, 224)
-        values, most = (zero + scale * values) * 2 ** (bits - 8), 2**bits - 1
-        return np.clip(np.rint(values), 0, most).astype(np.uint64)
-    return np.rint(values * (2**bits - 1)).astype(np.uint64)
+        numbers: Array = values.astype(f"<f{bits // 8}").view(f"<u{bits // 8}")
+        return numbers
+    if component in _NARROW:
+        zero, scale = _NARROW[component]
+        values = (zero + scale * values) * 2 ** (bits - 8)
+    else:
+        values = values * (2**bits - 1)
+    return np.rint(values).astype(np.uint16)
 
 
 def _plane(info: FormatInfo, plane: PlaneFormat, components: dict[str, Array]) -> Array:
@@ -94,12 +103,13 @@ def _plane(info: FormatInfo, plane: PlaneFormat, components: dict[str, Array]) -
         samples[name] = values, across, down
     for field in plane.fields:
         if field.component == "X":
-            part: Any = np.uint64(PADDING & (1 << field.bits) - 1)
+            part: Any = PADDING & (1 << field.bits) - 1
         else:
             values, across, down = samples[field.component]
             part = values[field.sample // across :: down, field.sample % across :: across]
-        blocks |= part << np.uint64(field.shift)
-    return blocks.view(np.uint8).reshape(rows, columns, 8)[..., : plane.block_bytes].reshape(rows, -1)
+        blocks |= np.asarray(part, np.uint64) << np.uint64(field.shift)
+    used: Array = blocks.view(np.uint8).reshape(rows, columns, 8)[..., : plane.block_bytes]
+    return used.reshape(rows, -1)
 
 
 def _subsample(values: Array, across: int, down: int) -> Array:

@@ -32,17 +32,22 @@ def check_places(scheme: str, info: FormatInfo, places: Mapping[str, int], names
 def strides(info: FormatInfo, width: int, places: Mapping[str, int]) -> list[int]:
     """The stride of each plane in bytes: stride, stride1 … of places, else packed, or in proportion to plane 0's."""
     first = info.planes[0]
-    packed = first.row_bytes(width)
+    packed = _packed(first, width)
     found = [places.get("stride", packed)]
     for index, plane in enumerate(info.planes[1:], 1):
         share = -(-found[0] * _weight(plane) // _weight(first)) if found[0] != packed else 0
-        found.append(places.get(f"stride{index}", max(share, plane.row_bytes(width))))
+        found.append(places.get(f"stride{index}", max(share, _packed(plane, width))))
     return found
 
 
+def _packed(plane: PlaneFormat, width: int) -> int:
+    # DRM's stride is that of one line, also where blocks are several lines high.
+    return -(-plane.row_bytes(width) // plane.block_height)
+
+
 def _weight(plane: PlaneFormat) -> int:
-    """Bytes for 48 pixels of a row: a number that all blocks and subsamplings of the table divide."""
-    return 48 * plane.block_bytes // (plane.block_width * plane.hsub)
+    """Bytes for 48 pixels of a line: a number that all blocks and subsamplings of the table divide."""
+    return 48 * plane.block_bytes // (plane.block_width * plane.block_height * plane.hsub)
 
 
 def lay_out(info: FormatInfo, width: int, height: int, places: Mapping[str, int]) -> list[tuple[int, int]]:
@@ -52,7 +57,7 @@ def lay_out(info: FormatInfo, width: int, height: int, places: Mapping[str, int]
     for index, (plane, stride) in enumerate(zip(info.planes, strides(info, width, places), strict=True)):
         offset = places.get(f"offset{index or ''}", end)
         laid.append((offset, stride))
-        end = offset + stride * plane.rows(height)
+        end = offset + stride * plane.block_height * plane.rows(height)
     return laid
 
 

@@ -68,13 +68,14 @@ class PatternSource(StillSource):
         check_linear(info)
         places = {"offset": offset} | ({} if stride is None else {"stride": stride})
         layout = lay_out(info, width, height, places)
-        last_offset, last_stride = layout[-1]
+        # Refuses, before any memory is made, a stride or a size that cannot be.
+        wanted = DmaBuf(width, height, info.fourcc, [Plane(0, *place) for place in layout])
+        last = len(layout) - 1
         with ExitStack() as stack:
-            # Before any memory is made: a stride or a size that cannot be.
-            DmaBuf(width, height, info.fourcc, [Plane(0, *place) for place in layout])
-            self._memory = stack.enter_context(Memory(last_offset + last_stride * info.planes[-1].rows(height)))
+            end = layout[last][0] + wanted.step(last) * info.planes[last].rows(height)
+            self._memory = stack.enter_context(Memory(end))
             buffer = DmaBuf(width, height, info.fourcc, [Plane(self._memory.fileno(), *place) for place in layout])
-            _write(self._memory, layout, pattern_planes(self.name, width, height, info.fourcc, seed=seed, color=color))
+            _write(self._memory, buffer, pattern_planes(self.name, width, height, info.fourcc, seed=seed, color=color))
             video = Color(matrix=patterns.yuv_matrix(height), range="narrow", siting="left") if info.model == "yuv" else None
             self._frame = Frame(buffer, color=video, time=time.monotonic(), origin=f"pattern:{self.name}")
             self._keep(stack)
@@ -138,16 +139,17 @@ def _byte_rows(order: str, bands: Iterator[patterns.Band]) -> Rows:
     yield count, bytes(row)
 
 
-def _write(memory: Memory, layout: list[tuple[int, int]], planes: list[Rows]) -> None:
-    """Put the planes where the layout says, and filler everywhere else."""
+def _write(memory: Memory, buffer: DmaBuf, planes: list[Rows]) -> None:
+    """Put the planes where the buffer has them, and filler everywhere else."""
     with memory.writing() as view:
         end = 0
-        for (offset, stride), rows in zip(layout, planes, strict=True):
+        for index, rows in enumerate(planes):
+            offset, step = buffer.planes[index].offset, buffer.step(index)
             view[end:offset] = _filler(offset - end)
             end = offset
             for count, row in rows:
-                size = stride * count
-                view[end : end + size] = (row + _filler(stride - len(row))) * count
+                size = step * count
+                view[end : end + size] = (row + _filler(step - len(row))) * count
                 end += size
         view[end:] = _filler(memory.size - end)
 

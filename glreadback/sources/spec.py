@@ -122,8 +122,8 @@ def choices(wrong: str, allowed: Iterable[str]) -> str:
     from difflib import get_close_matches
 
     allowed = list(allowed)
-    close = get_close_matches(wrong.lower()[:40], allowed, n=2, cutoff=0.6)
-    meant = f" (did you mean {' or '.join(close)}?)" if close else ""
+    close = get_close_matches(wrong.lower()[:40], allowed, n=1, cutoff=0.6)
+    meant = f" (did you mean {close[0]}?)" if close else ""
     return f"{meant}; there {'are' if len(allowed) != 1 else 'is'} {', '.join(allowed) or 'none'}"
 
 

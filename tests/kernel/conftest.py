@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-from .producers import PRODUCERS, Producer
+from producers import PRODUCERS, Producer
 
 HERE = Path(__file__).parent
 _READS = pytest.StashKey[Counter[tuple[str, str]]]()

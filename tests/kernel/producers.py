@@ -163,6 +163,10 @@ def _from_heap(stack: ExitStack, _card: int, size: int, _pitch: int, _writable: 
     return Memory(_owned(stack, dma_heap.alloc(size)))
 
 
+# What the cards' drivers call themselves.
+DRIVERS = {"vgem": "vgem", "virtio_gpu": "virtio_gpu", "bochs": "bochs-drm"}
+
+
 def open_card(driver: str) -> int:
     """The first card of a driver, opened; the caller closes it. Raises FileNotFoundError without one."""
     for path in sorted(Path("/dev/dri").glob("card*")):
@@ -187,7 +191,7 @@ def _from_dumb(stack: ExitStack, card: int, size: int, pitch: int, writable: boo
 
 
 def _drm(name: str, exporter: str) -> Backing:
-    return Backing(name, exporter, lambda stack: _owned(stack, open_card(name)), _dumb_pitch, _from_dumb)
+    return Backing(name, exporter, lambda stack: _owned(stack, open_card(DRIVERS[name])), _dumb_pitch, _from_dumb)
 
 
 BACKINGS = {
@@ -279,9 +283,7 @@ def vivid(width: int, height: int, fourcc: str = "NV12", *, together: bool = Tru
         assert select.select([video], [], [], 10)[0], "no frame from vivid in 10 s"
         index = v4l2.dequeue(video, wanted_kind)
         maps = v4l2.map_offsets(video, wanted_kind, index)
-        memories = [
-            Memory(_owned(stack, v4l2.export_buffer(video, wanted_kind, index, plane))) for plane in range(len(maps))
-        ]
+        memories = [Memory(_owned(stack, v4l2.export_buffer(video, wanted_kind, index, plane))) for plane in range(len(maps))]
 
         def refresh() -> None:
             for memory, (offset, size) in zip(memories, maps, strict=True):
