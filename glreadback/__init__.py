@@ -30,6 +30,7 @@ _HOMES = {
     "SinkError": "errors",
     "SourceError": "errors",
     "Surface": "surface",
+    "export_texture": "egl.image",
     "open_source": "sources",
     "read": "reader",
 }
@@ -37,6 +38,7 @@ _HOMES = {
 if TYPE_CHECKING:
     from .color import Color
     from .dmabuf import DmaBuf, Plane
+    from .egl.image import export_texture
     from .errors import (
         DescriptorError,
         DeviceError,

@@ -11,49 +11,30 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from . import sync
-from .dmabuf import Backing, DmaBuf, Plane, check
+from .copying import Again, Checked, Part, block_rect, copies, force_opaque, part_of, plane_copies, region_of
+from .damage import merged
+from .dmabuf import Backing, DmaBuf, Plane, check, inspect
 from .errors import DescriptorError, DeviceError, ImportRejected
-from .fourcc import Fourcc, PlaneFormat
-from .frame import Frame, Rect, as_frame, check_rect
+from .fds import OwnedFd
+from .fourcc import Fourcc
+from .frame import Frame, Rect, as_frame
+from .kernel.dmabuf import sync_end, sync_start
 from .kernel.udmabuf import sealed_memfd
-from .mapped import copy_plane
-from .plan import ALIASES, Access, Capabilities, Route, alias_bytes, plan
+from .mapped import copy_plane, map_range
+from .plan import Capabilities, Route, plan
 from .surface import Surface, allocate_memory, array_shape, element
 
 if TYPE_CHECKING:
     import numpy
 
-    from .gl.pixels import Copy
-    from .importer import Import, Importer
+    from .importer import Importer
 
 DEFAULT_TIMEOUT = 5.0  # seconds
 # One import, and one band of a read, stays below this: drivers compute in signed 32-bit integers.
 _BAND = 2**31 - 1
-
-
-class _Checked(NamedTuple):
-    """A frame that fits its descriptors, and what of it is to be read."""
-
-    frame: Frame
-    backings: tuple[Backing, ...]
-    region: Rect  # in pixels of the buffer, rows as they lie in memory
-    staged: str  # why the bytes were copied first, "" if they were not
-
-    @property
-    def buf(self) -> DmaBuf:
-        return self.frame.buffer
-
-    @property
-    def dmabufs(self) -> dict[int, None]:
-        """One descriptor of each distinct dma-buf, in order."""
-        found: dict[tuple[int, int], int] = {}
-        for plane, backing in zip(self.buf.planes, self.backings, strict=True):
-            if backing.dmabuf:
-                found.setdefault(backing.key, plane.fd)
-        return dict.fromkeys(found.values())
 
 
 class Reader:
@@ -69,7 +50,7 @@ class Reader:
         self._device = device
         self._importers: dict[str, Importer | DeviceError] = {}
         self._lock = threading.RLock()
-        self._again: dict[int, _Again] = {}
+        self._again: dict[int, Again] = {}
         self._staging: mmap.mmap | None = None
         self._staging_fd = -1
         self._closed = False
@@ -83,6 +64,7 @@ class Reader:
         *,
         fourcc: Fourcc | str | int | None = None,
         rect: Iterable[int] | None = None,
+        damage: Iterable[Iterable[int]] | None = None,
         route: str | None = None,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> Surface:
@@ -90,18 +72,26 @@ class Reader:
 
         fourcc is what to read as: packed RGB stays as it is by default, anything else becomes AB24, or AB48 where it
         has more than 8 bits; with out it is out's. rect is (x, y, width, height) in pixels of the picture as shown.
-        route asks for one of the routes by name. timeout is in seconds, for the producer's fences.
+        damage, rectangles like rect, brings only those parts of out up to date: they are clipped, and merged where that
+        is cheaper; it needs out, whose other pixels stay. route asks for one of the routes by name. timeout is in seconds, for the producer's fences.
 
         Raises DescriptorError, ImportRejected, DeviceError or FenceTimeout; out's pixels are then undefined.
         """
+        if damage is not None and (out is None or rect is not None):
+            raise DescriptorError("damage updates a surface that holds the whole picture: give out=, and no rect=")
         with self._lock:
             if out is not None:
                 again = self._again.get(id(picture))
-                if again is not None and again.fits(picture, out, rect, fourcc, route) and again.read(out, timeout):
+                if (
+                    again is not None
+                    and damage is None
+                    and again.fits(picture, out, rect, fourcc, route)
+                    and again.read(out, timeout)
+                ):
                     return out
                 fourcc = _wanted_of(out, fourcc)
             with self._checked(as_frame(picture), rect, timeout) as checked:
-                return self._read_on_any(checked, out, None if fourcc is None else Fourcc(fourcc), route, picture)
+                return self._read_on_any(checked, out, None if fourcc is None else Fourcc(fourcc), route, picture, damage)
 
     def read_planes(
         self, picture: DmaBuf | Frame, *, route: str | None = None, timeout: float = DEFAULT_TIMEOUT
@@ -136,6 +126,43 @@ class Reader:
             self._planes_on_any(checked, blocks, route)
         return arrays
 
+    def map(self, picture: DmaBuf | Frame, *, timeout: float = DEFAULT_TIMEOUT) -> Surface:
+        """A Surface over the buffer's own memory, no copy: `with reader.map(frame) as surface: …`. No GL takes part.
+
+        The producer's fences are waited for (timeout in seconds), DMA_BUF_IOCTL_SYNC START comes before and END when the
+        surface is closed. Its memory is read-only, its rows lie as the buffer's do. For memory that the CPU does not
+        cache (discrete GPUs, many display controllers' buffers) a copy by read() and then reading that is faster.
+
+        Only for linear one-plane pictures that are neither turned nor upside down, of buffers that can be mapped and
+        cannot shrink: DescriptorError, or ImportRejected where the exporter refuses. Closing the surface while a view
+        of it (an array, a memoryview) is still used raises BufferError: the view stays good, but unsynchronised.
+        """
+        frame = as_frame(picture)
+        buf = frame.buffer
+        if frame.y_invert:
+            raise DescriptorError(f"{buf} is upside down (y_invert) in memory; read() turns it")
+        route = plan(frame, buf.fourcc, None, route="map")
+        with contextlib.ExitStack() as undo:
+            if frame.release is not None:
+                undo.callback(frame.release)
+            checked = Checked(frame, check(buf), frame.area, "")
+            if not all(backing.steady for backing in checked.backings):
+                raise DescriptorError(f"{buf} lies in a file that can shrink; seal it with F_SEAL_SHRINK, or read() a copy")
+            sync.wait(checked.dmabufs, frame.acquire_fence, timeout)
+            rect = block_rect(buf, buf.layouts[0], frame.area)
+            first = buf.planes[0].offset + rect.y * buf.step(0) + rect.x
+            size = (rect.height - 1) * buf.step(0) + rect.width
+            mapping, view = map_range(buf, buf.planes[0], checked.backings[0], first, size)
+            undo.callback(mapping.close)
+            undo.enter_context(view)
+            # The ioctl END wants the buffer's descriptor, which the caller may close while the surface lives.
+            for fd in checked.dmabufs:
+                own = undo.enter_context(OwnedFd.dup(fd))
+                sync_start(own.fileno())
+                undo.callback(sync_end, own.fileno())
+            area, stride = frame.area, buf.planes[0].stride
+            return Surface(view, area.width, area.height, buf.fourcc, stride, route=route, held=undo.pop_all())
+
     def capabilities(self, picture: DmaBuf | Frame | None = None) -> Capabilities:
         """The capabilities of the device that would read picture (None: of any dma-buf). Raises DeviceError."""
         own = picture.device if isinstance(picture, Frame) else None
@@ -148,8 +175,6 @@ class Reader:
     def forget(self, picture: DmaBuf | Frame) -> None:
         """Let go of what is kept of a picture's buffers, so that the producer's memory can be freed."""
         frame = as_frame(picture)
-        from .dmabuf import inspect
-
         inodes = frozenset(inspect(plane.fd).key for plane in frame.buffer.planes)
         with self._lock:
             for importer in self._open_importers():
@@ -206,7 +231,7 @@ class Reader:
             else:
                 yield found
 
-    def _try_devices(self, checked: _Checked) -> Iterator[tuple[Importer | None, dict[str, str]]]:
+    def _try_devices(self, checked: Checked) -> Iterator[tuple[Importer | None, dict[str, str]]]:
         """Each device to try; then None, for the map route, where no GL works at all."""
         failures: dict[str, str] = {}
         dmabuf = any(backing.dmabuf for backing in checked.backings)
@@ -221,29 +246,37 @@ class Reader:
             yield None, failures
 
     def _read_on_any(
-        self, checked: _Checked, out: Surface | None, wanted: Fourcc | None, asked: str | None, picture: DmaBuf | Frame
+        self,
+        checked: Checked,
+        out: Surface | None,
+        wanted: Fourcc | None,
+        asked: str | None,
+        picture: DmaBuf | Frame,
+        damage: Iterable[Iterable[int]] | None,
     ) -> Surface:
         if asked == "map":
-            return self._read_map(checked, out, plan(checked.frame, wanted, None, route="map"))
+            return self._read_map(checked, out, plan(checked.frame, wanted, None, route="map"), damage)
         rejected: ImportRejected | None = None
         failures: dict[str, str] = {}
-        for importer, failures in self._try_devices(checked):
+        for importer, tried in self._try_devices(checked):
+            failures = tried
             if importer is None:
                 route = plan(checked.frame, wanted, None, route=asked)
-                return self._read_map(checked, out, _explain(route, _no_device(failures)))
+                return self._read_map(checked, out, _explain(route, _no_device(failures)), damage)
             try:
                 route = plan(checked.frame, wanted, importer.capabilities, route=asked)
-                return self._read_gl(importer, checked, out, _explain(route, rejected), picture)
+                return self._read_gl(importer, checked, out, _explain(route, rejected), picture, damage)
             except ImportRejected as error:
                 rejected = rejected or error
         raise rejected or _no_device(failures)
 
-    def _planes_on_any(self, checked: _Checked, blocks: Sequence[mmap.mmap], asked: str | None) -> None:
+    def _planes_on_any(self, checked: Checked, blocks: Sequence[mmap.mmap], asked: str | None) -> None:
         buf = checked.buf
         rects = [Rect(0, 0, layout.row_bytes(buf.width), layout.rows(buf.height)) for layout in buf.layouts]
         rejected: ImportRejected | None = None
         failures: dict[str, str] = {}
-        for importer, failures in self._try_devices(checked) if asked != "map" else ():
+        for importer, tried in self._try_devices(checked) if asked != "map" else ():
+            failures = tried
             if importer is None:
                 break
             try:
@@ -259,11 +292,11 @@ class Reader:
             for index, (rect, block) in enumerate(zip(rects, blocks, strict=True)):
                 copy_plane(buf, index, checked.backings[index], rect, memoryview(block), rect.width)
 
-    def _planes_gl(self, importer: Importer, checked: _Checked, rects: Sequence[Rect], blocks: Sequence[mmap.mmap]) -> None:
+    def _planes_gl(self, importer: Importer, checked: Checked, rects: Sequence[Rect], blocks: Sequence[mmap.mmap]) -> None:
         try:
             with importer.context, sync.cpu_access(checked.dmabufs):
                 for index, (rect, block) in enumerate(zip(rects, blocks, strict=True)):
-                    _, todo = self._plane_copies(importer, checked, index, rect, rect.width)
+                    _, todo = plane_copies(importer, checked, index, rect, rect.width)
                     importer.copy(todo, _address(block))
         except importer.Failure as error:
             raise importer.refused(checked.buf, error) from None
@@ -271,13 +304,13 @@ class Reader:
     # Checking and waiting
 
     @contextlib.contextmanager
-    def _checked(self, frame: Frame, rect: Iterable[int] | None, timeout: float) -> Iterator[_Checked]:
+    def _checked(self, frame: Frame, rect: Iterable[int] | None, timeout: float) -> Iterator[Checked]:
         """The frame, checked against its descriptors, waited for, and copied first where a driver must not map it."""
         if self._closed:
             raise ValueError("the Reader is closed")
-        region = _region(frame, rect)
+        region = region_of(frame, rect)
         backings = check(frame.buffer)
-        checked = _Checked(frame, backings, region, "")
+        checked = Checked(frame, backings, region, "")
         try:
             sync.wait(checked.dmabufs, frame.acquire_fence, timeout)
             yield self._stage(checked)
@@ -285,7 +318,7 @@ class Reader:
             if frame.release is not None:
                 frame.release()
 
-    def _stage(self, checked: _Checked) -> _Checked:
+    def _stage(self, checked: Checked) -> Checked:
         """Copy the bytes where the driver must not map the descriptor itself: it can shrink under it, or is read-only.
 
         A file that shrinks is a SIGBUS in a driver; a read-only descriptor makes llvmpipe use another stride.
@@ -309,7 +342,7 @@ class Reader:
                 start += -(-size // 16) * 16
         copied = DmaBuf(buf.width, buf.height, buf.fourcc, planes, buf.modifier)
         frame = dataclasses.replace(checked.frame, buffer=copied, acquire_fence=None)
-        return _Checked(frame, check(copied), checked.region, reason)
+        return Checked(frame, check(copied), checked.region, reason)
 
     def _staging_memory(self, size: int) -> tuple[mmap.mmap, int]:
         if self._staging is None or len(self._staging) < size:
@@ -327,92 +360,37 @@ class Reader:
     # Reading with GL
 
     def _read_gl(
-        self, importer: Importer, checked: _Checked, out: Surface | None, route: Route, picture: DmaBuf | Frame
+        self,
+        importer: Importer,
+        checked: Checked,
+        out: Surface | None,
+        route: Route,
+        picture: DmaBuf | Frame,
+        damage: Iterable[Iterable[int]] | None,
     ) -> Surface:
         out = _prepared(checked, out, route)
+        parts = _parts(checked, out, damage)
         out.route = _explain(route, checked.staged)
         try:
             with importer.context, sync.cpu_access(checked.dmabufs):
                 if route == "draw":
                     from .gl.draw import draw
 
-                    draw(importer, checked.frame, checked.backings, checked.region, out, route)
+                    for part in parts:
+                        draw(importer, checked.frame, checked.backings, part.region, part_of(out, part.place), route)
                 else:
-                    imports, todo = self._copies(importer, checked, out.stride, route)
+                    imports, todo = copies(importer, checked, out, route, parts)
                     importer.copy(todo, out.address)
-                    self._remember(_Again(picture, checked, out, route, importer, imports, todo))
+                    if damage is None:
+                        self._remember(Again(picture, checked, out, route, importer, imports, todo))
         except importer.Failure as error:
             raise importer.refused(checked.buf, error) from None
         if route.opaque:
-            _force_opaque(out)
+            for part in parts:
+                force_opaque(part_of(out, part.place))
         return out
 
-    def _copies(self, importer: Importer, checked: _Checked, stride: int, route: Route) -> tuple[list[Import], list[Copy]]:
-        """The imports and copies of an alias or native read."""
-        buf, reverse = checked.buf, checked.frame.y_invert
-        assert route.access is not None
-        if stride % route.access.bytes and route == "native":
-            raise DescriptorError(f"the surface's stride is {stride}; this read needs a multiple of {route.access.bytes} bytes")
-        if route == "alias":
-            rect = _block_rect(buf, buf.layouts[0], checked.region)
-            return self._plane_copies(importer, checked, 0, rect, stride, route.access, reverse)
-        found = importer.get(buf, checked.backings, code=buf.fourcc.code, width=buf.width, height=buf.height, planes=buf.planes)
-        return [found], importer.copies(found, checked.region, route.access, 0, stride, reverse)
-
-    def _plane_copies(
-        self,
-        importer: Importer,
-        checked: _Checked,
-        index: int,
-        rect: Rect,
-        stride: int,
-        access: Access | None = None,
-        reverse: bool = False,
-    ) -> tuple[list[Import], list[Copy]]:
-        """The copies of a rectangle of a linear plane, x and width in bytes and y and height in rows of blocks.
-
-        The plane is imported as plain bytes, in tiles where it is wider or longer than the device takes.
-        """
-        buf = checked.buf
-        plane, backing, layout, step = buf.planes[index], checked.backings[index], buf.layouts[index], buf.step(index)
-        row, rows = layout.row_bytes(buf.width), layout.rows(buf.height)
-        swapped = access is not None and access.format == _BGRA
-        unit = 4 if swapped else alias_bytes(layout.block_bytes, row, rect.x, rect.width, stride)
-        code, pair = ALIASES[unit]
-        if access is None or not swapped:
-            access = pair
-        if stride % unit:
-            raise DescriptorError(f"the surface's stride is {stride}; swapping red and blue needs a multiple of {unit} bytes")
-        extent = importer.capabilities.max_extent
-        wide, high = extent * unit, max(1, min(extent, _BAND // step))
-        imports: list[Import] = []
-        todo: list[Copy] = []
-        for top in range(0, rows, high):
-            for left in range(0, row, wide):
-                tile = Rect(left, top, min(wide, row - left), min(high, rows - top))
-                part = _overlap(tile, rect)
-                if part is None:
-                    continue
-                start = plane.offset + top * step + left
-                if start > _BAND:
-                    raise DescriptorError(f"{buf}: row {top} starts at byte {start}; EGL takes offsets up to {_BAND}")
-                found = importer.get(
-                    buf,
-                    (backing,),
-                    code=code.code,
-                    width=tile.width // unit,
-                    height=tile.height,
-                    planes=(Plane(plane.fd, start, step),),
-                )
-                imports.append(found)
-                # Where the part lands: from the rectangle's top, or from its bottom when rows are reversed.
-                down = rect.y + rect.height - part.y - part.height if reverse else part.y - rect.y
-                place = Rect((part.x - left) // unit, part.y - top, part.width // unit, part.height)
-                offset = down * stride + part.x - rect.x
-                todo += importer.copies(found, place, access, offset, stride, reverse)
-        return imports, todo
-
-    def _remember(self, again: _Again) -> None:
+    def _remember(self, again: Again) -> None:
         if again.repeatable:
             self._again[id(again.picture)] = again
             while len(self._again) > _REMEMBERED:
@@ -420,124 +398,21 @@ class Reader:
 
     # Reading without GL
 
-    def _read_map(self, checked: _Checked, out: Surface | None, route: Route) -> Surface:
+    def _read_map(self, checked: Checked, out: Surface | None, route: Route, damage: Iterable[Iterable[int]] | None) -> Surface:
         out = _prepared(checked, out, route)
+        parts = _parts(checked, out, damage)
         out.route = _explain(route, checked.staged)
         with sync.cpu_access(checked.dmabufs):
-            rect = _block_rect(checked.buf, checked.buf.layouts[0], checked.region)
-            copy_plane(checked.buf, 0, checked.backings[0], rect, out.data, out.stride, checked.frame.y_invert)
-        if route.opaque:
-            _force_opaque(out)
+            for part in parts:
+                rect = block_rect(checked.buf, checked.buf.layouts[0], part.region)
+                target = part_of(out, part.place)
+                copy_plane(checked.buf, 0, checked.backings[0], rect, target.data, out.stride, checked.frame.y_invert)
+                if route.opaque:
+                    force_opaque(target)
         return out
 
 
-class _Again:
-    """What a read of the very same picture object can skip: everything but looking whether its buffers are still the
-    same, the fences, and the copy. At 1080p the rest would cost a quarter of the copy."""
-
-    __slots__ = ("copies", "dmabufs", "fds", "importer", "imports", "picture", "route", "shape")
-
-    def __init__(
-        self,
-        picture: DmaBuf | Frame,
-        checked: _Checked,
-        out: Surface,
-        route: Route,
-        importer: Importer,
-        imports: list[Import],
-        todo: list[Copy],
-    ) -> None:
-        self.picture, self.route, self.importer, self.imports, self.copies = picture, route, importer, imports, todo
-        self.shape = (out.width, out.height, out.stride, out.fourcc) if checked.region == checked.frame.area else None
-        self.dmabufs = tuple(checked.dmabufs)
-        self.fds = tuple({plane.fd: b.key for plane, b in zip(checked.buf.planes, checked.backings, strict=True)}.items())
-
-    @property
-    def repeatable(self) -> bool:
-        picture = self.picture
-        plain = isinstance(picture, DmaBuf) or (picture.acquire_fence is None and picture.release is None)
-        staged = "copied first" in self.route.reason
-        # Hardware drivers want the image bound again for every frame: the long way does that.
-        return plain and not staged and self.shape is not None and self.importer.capabilities.software
-
-    def fits(self, picture: object, out: Surface, rect: object, fourcc: object, route: object) -> bool:
-        return (
-            picture is self.picture
-            and rect is None
-            and (fourcc is None or fourcc == out.fourcc)
-            and (route is None or route == self.route.name)
-            and (out.width, out.height, out.stride, out.fourcc) == self.shape
-        )
-
-    def read(self, out: Surface, timeout: float) -> bool:
-        """Read into out as before; False if the buffers or the imports are not those of before."""
-        for found in self.imports:
-            if not found.alive:
-                return False
-            self.importer.touch(found)
-        try:
-            for fd, (device, inode) in self.fds:
-                status = os.fstat(fd)
-                if status.st_ino != inode or status.st_dev != device:
-                    return False
-        except OSError:
-            return False
-        if out.data.readonly:
-            return False
-        dmabufs = self.dmabufs
-        if dmabufs:
-            sync.wait(dmabufs, None, timeout)
-            with self.importer.context, sync.cpu_access(dmabufs):
-                self.importer.copy(self.copies, out.address)
-        else:
-            with self.importer.context:
-                self.importer.copy(self.copies, out.address)
-        out.route = self.route
-        if self.route.opaque:
-            _force_opaque(out)
-        return True
-
-
-_BGRA = 0x80E1
 _REMEMBERED = 8
-
-
-def _region(frame: Frame, rect: Iterable[int] | None) -> Rect:
-    """What to read, in pixels of the buffer with rows as they lie in memory; rect is in those of the picture shown."""
-    area = frame.area
-    if rect is None:
-        return area
-    width, height = frame.size
-    x, y, w, h = check_rect(rect, width, height, "the rectangle")
-    # Do to the rectangle what was done to the picture (wl_output.transform): flipped, then turned counter-clockwise.
-    if frame.transform.startswith("flipped"):
-        x = width - x - w
-    for _ in range(frame.quarters):
-        x, y, w, h = y, width - x - w, h, w
-        width, height = height, width
-    if frame.y_invert:
-        y = height - y - h
-    return Rect(area.x + x, area.y + y, w, h)
-
-
-def _block_rect(buf: DmaBuf, layout: PlaneFormat, rect: Rect) -> Rect:
-    """A rectangle of pixels as bytes and rows of a plane. Raises DescriptorError if it cuts through blocks."""
-    w, h = layout.block_width, layout.block_height
-    if w == h == 1:
-        return Rect(rect.x * layout.block_bytes, rect.y, rect.width * layout.block_bytes, rect.height)
-    right, bottom = rect.x + rect.width, rect.y + rect.height
-    if rect.x % w or rect.y % h or (right % w and right != buf.width) or (bottom % h and bottom != buf.height):
-        raise DescriptorError(
-            f"{buf.fourcc} holds {w}x{h} pixels a block; the rectangle {rect} cuts through one. Read as AB24 instead"
-        )
-    return Rect(rect.x // w * layout.block_bytes, rect.y // h, layout.row_bytes(rect.width), layout.rows(rect.height))
-
-
-def _overlap(one: Rect, other: Rect) -> Rect | None:
-    left, top = max(one.x, other.x), max(one.y, other.y)
-    right = min(one.x + one.width, other.x + other.width)
-    bottom = min(one.y + one.height, other.y + other.height)
-    return Rect(left, top, right - left, bottom - top) if right > left and bottom > top else None
 
 
 def _wanted_of(out: Surface, fourcc: Fourcc | str | int | None) -> Fourcc:
@@ -546,7 +421,7 @@ def _wanted_of(out: Surface, fourcc: Fourcc | str | int | None) -> Fourcc:
     return out.fourcc
 
 
-def _prepared(checked: _Checked, out: Surface | None, route: Route) -> Surface:
+def _prepared(checked: Checked, out: Surface | None, route: Route) -> Surface:
     """The surface to read into, of the right size and writable."""
     width, height = checked.region.width, checked.region.height
     if checked.frame.quarters % 2:
@@ -560,19 +435,13 @@ def _prepared(checked: _Checked, out: Surface | None, route: Route) -> Surface:
     return out
 
 
-def _force_opaque(out: Surface) -> None:
-    """Set every alpha to one."""
-    import numpy
-
+def _parts(checked: Checked, out: Surface, damage: Iterable[Iterable[int]] | None) -> list[Part]:
+    """What to bring up to date in out: all of it, or the damage."""
+    whole = Part(checked.region, Rect(0, 0, out.width, out.height))
     layout = out.fourcc.info.planes[0]
-    alpha = next(field for field in layout.fields if field.component == "A")
-    if out.fourcc.info.floating:
-        out.array()[..., alpha.shift // alpha.bits] = 1.0
-        return
-    flat = numpy.frombuffer(out.data, numpy.uint8)
-    shape, steps = (out.height, out.width), (out.stride, layout.block_bytes)
-    words = numpy.ndarray(shape, f"<u{layout.block_bytes}", flat, 0, steps)
-    words |= words.dtype.type(((1 << alpha.bits) - 1) << alpha.shift)
+    if damage is None or (layout.block_width, layout.block_height) != (1, 1):
+        return [whole]
+    return [Part(region_of(checked.frame, rect), rect) for rect in merged(damage, out.width, out.height)]
 
 
 def _why_staged(backing: Backing) -> str:
@@ -601,8 +470,6 @@ def _address(memory: Any) -> int:
 
 
 def _is_dmabuf(frame: Frame) -> bool:
-    from .dmabuf import inspect
-
     return inspect(frame.buffer.planes[0].fd).dmabuf
 
 

@@ -11,7 +11,9 @@ import math
 import mmap
 import os
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
@@ -85,7 +87,7 @@ _CTYPES = {"|u1": ctypes.c_ubyte, "<u2": ctypes.c_uint16, "<u4": ctypes.c_uint32
 
 
 @functools.lru_cache(maxsize=64)
-def _exporting(base: type[Surface], kind: str, shape: tuple[int, ...]) -> type[Any] | None:
+def _exporting(base: Any, kind: str, shape: tuple[int, ...]) -> type[Any] | None:
     """Before Python 3.12 only C types can take part in the buffer protocol: base with a ctypes array of that shape."""
     if kind not in _CTYPES:
         return None
@@ -134,7 +136,7 @@ class Surface:
         stride: int | None = None,
         offset: int = 0,
         route: Route | None = None,
-        on_close: Callable[[], None] | None = None,
+        held: ExitStack | None = None,
     ) -> Self:
         code = Fourcc(fourcc)
         row = packed_row(code, width, height)
@@ -153,17 +155,18 @@ class Surface:
             )
         view = view[offset : offset + size]
         kind = None
-        if not _EXPORTS_ITSELF and stride == row and not view.readonly and on_close is None:
+        if not _EXPORTS_ITSELF and stride == row and not view.readonly and held is None:
             layout = code.info.planes[0]
             shape = array_shape(layout, width, height, code.info.floating)
-            kind = _exporting(cls, element(layout, code.info.floating).type, shape)
+            owner: Any = cls  # mypy takes a class of Self for unhashable
+            kind = _exporting(owner, element(layout, code.info.floating).type, shape)
         self: Self = kind.from_buffer(view) if kind is not None else object.__new__(cls)
         self.width, self.height, self.stride, self.fourcc, self.route = width, height, stride, code, route
-        self._view, self._on_close = view, on_close
+        self._view, self._held = view, held
         return self
 
     _view: memoryview | None
-    _on_close: Callable[[], None] | None
+    _held: ExitStack | None  # what is given back when the surface is closed: a mapping and its synchronisation
 
     def __init__(self, *_args: Any, **_options: Any) -> None:
         pass  # __new__ did it all: ctypes' from_buffer makes the object before 3.12
@@ -297,10 +300,21 @@ class Surface:
 
         Raises BufferError while a view of a mapped surface (an array, a memoryview) is still in use: the mapping stays.
         """
-        if self._on_close is not None:
-            self._on_close()
-            self._on_close = None
-        self._view = None
+        view, self._view = self._view, None
+        held, self._held = self._held, None
+        if held is None:
+            return
+        try:
+            if view is not None:
+                view.release()
+        except BufferError:
+            pass  # the mapping will say so too, after the synchronisation has ended
+        try:
+            held.close()
+        except BufferError:
+            raise BufferError(
+                "a view of the mapped surface is still in use; drop arrays and memoryviews of it before closing"
+            ) from None
 
     @property
     def closed(self) -> bool:
@@ -314,6 +328,11 @@ class Surface:
     ) -> Literal[False]:
         self.close()
         return False
+
+    def __del__(self) -> None:
+        if getattr(self, "_held", None) is not None:
+            warnings.warn("unclosed mapped glreadback.Surface", ResourceWarning, source=self, stacklevel=2)
+            self.close()
 
     def __bytes__(self) -> bytes:
         return self.tobytes()

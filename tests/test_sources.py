@@ -147,11 +147,12 @@ def test_any_text_is_a_spec_or_a_syntax_error(text: str) -> None:
     try:
         spec = parse_spec(text)
         values = spec.values(source_class(spec.scheme).keys)
-    except SourceSyntaxError as error:
-        assert "\n" not in str(error)
-        str(error).encode()
-    else:
         assert set(values) <= set(source_class(spec.scheme).keys)
+    except SourceSyntaxError as error:
+        message = str(error)
+    else:
+        message = ""
+    assert message.isprintable()
 
 
 def test_hexadecimal_names_and_numbers_are_values() -> None:
@@ -235,7 +236,6 @@ def test_a_forgotten_source_warns_and_closes(scheme: str, specs: dict[str, str])
         source = open_source(specs[scheme])
         with pytest.warns(ResourceWarning, match="unclosed source"):
             del source
-            gc.collect()
 
 
 # ---- pattern: which bytes
@@ -420,8 +420,15 @@ def test_padding_and_offset_hold_the_filler_and_the_planes_hold_the_picture(four
 
 @pytest.mark.parametrize(
     ("fourcc", "stride", "strides"),
-    [("NV12", 64, [64, 64]), ("YU12", 64, [64, 32, 32]), ("YU11", 64, [64, 16, 16]), ("XRA8", 256, [256, 64])]
-    + [("P030", 64, [64, 64]), ("NV24", 64, [64, 128]), ("P010", 128, [128, 128])],
+    [
+        ("NV12", 64, [64, 64]),
+        ("NV24", 64, [64, 128]),
+        ("YU12", 64, [64, 32, 32]),
+        ("YU11", 64, [64, 16, 16]),
+        ("P010", 128, [128, 128]),
+        ("P030", 64, [64, 64]),
+        ("XRA8", 256, [256, 64]),
+    ],
 )
 def test_further_planes_have_strides_in_proportion(fourcc: str, stride: int, strides: list[int]) -> None:
     with PatternSource(size=(33, 8), fourcc=fourcc, stride=stride) as source:
@@ -571,8 +578,8 @@ def test_the_source_keeps_a_descriptor_of_its_own(memfd: int) -> None:
         assert buffer.planes[0].fd != memfd
         assert not os.get_inheritable(buffer.planes[0].fd)
         assert plane_rows(buffer, 0)[0].startswith(b"live")
-        (facts,) = source.describe()["buffers"]  # type: ignore[misc, attr-defined]
-        assert facts == {"fd": memfd, "kind": "memfd", "bytes": 8192, "writable": True, "steady": True}
+        facts = {"fd": memfd, "kind": "memfd", "bytes": 8192, "writable": True, "steady": True}
+        assert source.describe() == {"buffers": [facts]}
 
 
 def places(buffer: DmaBuf) -> list[tuple[int, int]]:

@@ -422,9 +422,7 @@ def _by_macro(macros: Macros, name: str) -> Family:
     """A family whose macro takes its fields: each argument's place is the bits that it can set."""
     params = macros.defined[name][0] or []
     base = macros.call(name, *[0] * len(params))
-    fields = {
-        param: _field(macros.call(name, *[-1 if other == param else 0 for other in params]) & ~base) for param in params
-    }
+    fields = {param: _field(macros.call(name, *[-1 if other == param else 0 for other in params]) & ~base) for param in params}
     in_order = sorted(fields, key=lambda param: fields[param])
     return Family(base, tuple(Parameter(p if len(params) > 1 else "", *fields[p], {}) for p in in_order))
 
@@ -498,7 +496,7 @@ def generate(header: str) -> str:
         "",
         "# (label, shift, bits, {value: its name})",
         "Parameter = tuple[str, int, int, dict[int, str]]",
-        "# family: (base value, parameters); a label of \"\" is a number alone",
+        '# family: (base value, parameters); a label of "" is a number alone',
         "FAMILIES: dict[str, tuple[int, tuple[Parameter, ...]]] = {",
     ]
     for name, family in parse_families(macros).items():

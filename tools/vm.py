@@ -2,10 +2,13 @@
 """Run a command under a Debian kernel that has real dma-buf drivers, in a QEMU guest on this machine's own files.
 
     python tools/vm.py [--results DIR] [--junit FILE] [--timeout S] -- COMMAND…
+    python tools/vm.py --pytest [-- PYTEST'S ARGUMENTS…]
 
 The guest sees the machine's whole root file system, at the same paths, and keeps what it writes to itself; only DIR
 is shared for writing. It has udmabuf, dma-heap, vgem, virtio_gpu, bochs and two vivid cameras, and no network.
 The CPU is emulated (TCG) always: nested KVM often cannot boot, and the lane must not depend on it.
+
+--pytest is the kernel lane: `pytest -m kernel tests/kernel`, with the checks of --junit on build/kernel/junit.xml.
 
 The exit status is COMMAND's. 124 means that the time was over, 125 that the VM could not be had or died, or that
 the results are missing: never 0. No temporary file is made, and QEMU dies with this process.
@@ -34,7 +37,9 @@ from types import FrameType
 
 from vm_kernel import Entry, Kernel, VmError, cpio, prepare
 
-SCRIPTS = Path(__file__).resolve().parent / "vm"
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ROOT / "tools" / "vm"
+LANE, LANE_JUNIT = "tests/kernel", Path("build/kernel/junit.xml")
 TIME_OVER, VM_FAILED, INTERRUPTED = 124, 125, 130
 BOOT_LIMIT = 240.0  # seconds until the command starts; 5 to 10 on an idle machine
 SILENCE = 30.0  # seconds of silence after which a sign of life is given
@@ -129,11 +134,22 @@ def _arguments() -> argparse.Namespace:
         help="share FILE's folder for writing, and fail unless COMMAND leaves in FILE"
         " (pytest --junitxml FILE) at least one test and none that failed or was skipped",
     )
-    parser.add_argument("--timeout", type=float, default=600, metavar="S", help="seconds for everything (default 600)")
+    parser.add_argument("--timeout", type=float, default=600, metavar="S", help="the VM's seconds (default 600)")
     parser.add_argument("--memory", type=int, default=3072, metavar="MIB", help="the guest's memory (default 3072)")
     parser.add_argument("--verbose", action="store_true", help="show the end of the kernel's log on any failure")
-    parser.add_argument("command", nargs="+", metavar="COMMAND", help="put -- before it")
-    return parser.parse_args()
+    parser.add_argument("--pytest", action="store_true", help="COMMAND is arguments for pytest, run on the kernel lane")
+    parser.add_argument("command", nargs="*", metavar="COMMAND", help="put -- before it")
+    arguments = parser.parse_args()
+    if arguments.pytest:
+        os.chdir(ROOT)
+        arguments.junit = arguments.junit or LANE_JUNIT
+        # Which tests may be said; else it is all of the lane.
+        named = any(os.path.exists(word.partition("::")[0]) for word in arguments.command)
+        command = [sys.executable, "-m", "pytest", "-m", "kernel", "--junitxml", str(arguments.junit), *arguments.command]
+        arguments.command = command if named else [*command, LANE]
+    elif not arguments.command:
+        parser.error("there is no COMMAND")
+    return arguments
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:
@@ -245,7 +261,8 @@ def _follow(guest: Guest, report: Report, limit: float) -> None:
     """Pass the command's output on and collect the rest until the VM is gone. Raises TimeOverError."""
     partial = bytearray()
     heard = time.monotonic()
-    over = report.started + limit
+    booted = time.monotonic()
+    over = booted + limit
     with selectors.DefaultSelector() as selector:
         for end in (guest.output, guest.status, guest.log):
             selector.register(end, selectors.EVENT_READ, end)
@@ -255,7 +272,7 @@ def _follow(guest: Guest, report: Report, limit: float) -> None:
                 raise TimeOverError(f"time is over: {limit:.0f} s passed, and the last news is: {report.stage}")
             if now > over:
                 return  # all is known; it only fails to switch itself off
-            if not report.running and now - report.started > BOOT_LIMIT:
+            if not report.running and now - booted > BOOT_LIMIT:
                 raise TimeOverError(f"the command did not start within {BOOT_LIMIT:.0f} s; the last news is: {report.stage}")
             if now - heard > SILENCE:
                 report.say(f"no output for {SILENCE:.0f} s; the last news is: {report.stage}")

@@ -158,7 +158,7 @@ def _download(folder: Path, say: Say) -> Path:
             continue
         say(f"downloading {package} ({size / 1e6:.0f} MB, once)")
         failure = _apt("apt-get", options, ["download", package], folder, say)[1]
-        if packages := list(folder.glob("*.deb")):
+        if not failure and (packages := list(folder.glob("*.deb"))):
             return packages[0]
     raise VmError(f"cannot get a kernel package ({', '.join(META_PACKAGES)}): {failure}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,10 +11,10 @@ from OpenGL.EGL.EXT import image_dma_buf_import as dma
 from OpenGL.EGL.KHR.image_base import eglCreateImageKHR, eglDestroyImageKHR
 
 from ..dmabuf import DmaBuf, Plane
-from ..errors import ImportRejected
+from ..errors import DeviceError, ImportRejected
 from ..modifier import Modifier
 from .device import Display
-from .gaps import egl, error_name, is_null
+from .gaps import egl, error_name, function, is_null
 
 # Per plane: fd, offset, pitch, and modifier low and high (EGL_EXT_image_dma_buf_import_modifiers).
 _PLANE_ATTRIBUTES = (
@@ -94,3 +96,62 @@ def rejected(buf: DmaBuf, display: Display, code: str, accepted: Sequence[int]) 
 def destroy_image(display: Display, image: Any) -> None:
     """Give the image back. The driver lets go of the buffer when no texture uses it any more."""
     eglDestroyImageKHR(display.handle, image)
+
+
+_EXPORT = "EGL_MESA_image_dma_buf_export"
+_GL_TEXTURE_2D = 0x30B1  # EGL_GL_TEXTURE_2D
+_TEXTURE_WIDTH, _TEXTURE_HEIGHT = 0x1000, 0x1001
+
+
+def export_texture(texture: int) -> DmaBuf:
+    """A dma-buf over a GL texture of the current context, the way virtio-gpu hands out a texture it rendered.
+
+    texture is the name of a complete GL_TEXTURE_2D; its first level is exported. What was drawn into it so far is
+    finished first. The caller owns the descriptors of the planes and closes each of them (`os.close(plane.fd)`);
+    they may be the same number for several planes. Raises DeviceError without a current context or
+    EGL_MESA_image_dma_buf_export (llvmpipe has it where /dev/udmabuf can be opened), ImportRejected if the driver
+    will not export this texture.
+    """
+    from OpenGL import GLES3 as gl
+    from OpenGL.EGL.MESA.image_dma_buf_export import eglExportDMABUFImageMESA, eglExportDMABUFImageQueryMESA
+
+    display, context = egl.eglGetCurrentDisplay(), egl.eglGetCurrentContext()
+    if is_null(context):
+        raise DeviceError("export_texture needs the texture's context to be current on this thread")
+    if _EXPORT not in egl.eglQueryString(display, egl.EGL_EXTENSIONS).decode().split():
+        raise DeviceError(f"this display lacks {_EXPORT}; on the software device /dev/udmabuf must be accessible")
+    before = int(gl.glGetIntegerv(gl.GL_TEXTURE_BINDING_2D))
+    gl.glBindTexture(gl.GL_TEXTURE_2D, texture)
+    size = (ctypes.c_int * 2)()
+    # GLES 3.1 and every desktop GL; PyOpenGL's GLES3 module has it not.
+    level_parameter = function("glGetTexLevelParameteriv", None, *(ctypes.c_uint, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p))
+    for index, name in enumerate((_TEXTURE_WIDTH, _TEXTURE_HEIGHT)):
+        level_parameter(gl.GL_TEXTURE_2D, 0, name, ctypes.addressof(size) + 4 * index)
+    gl.glBindTexture(gl.GL_TEXTURE_2D, before)
+    gl.glFinish()
+    try:
+        image = eglCreateImageKHR(display, context, _GL_TEXTURE_2D, ctypes.c_void_p(texture), [egl.EGL_NONE])
+    except egl.EGLError as error:
+        raise ImportRejected(f"texture {texture} has no EGL image: {error_name(error)}", egl_code=error_name(error)) from None
+    try:
+        code, count, modifier = ctypes.c_int(), ctypes.c_int(), ctypes.c_uint64()
+        if not eglExportDMABUFImageQueryMESA(display, image, code, count, modifier) or not 1 <= count.value <= 4:
+            raise ImportRejected(f"the driver does not say how texture {texture} would be exported")
+        fds, strides, offsets = ((ctypes.c_int * count.value)() for _ in range(3))
+        if not eglExportDMABUFImageMESA(display, image, fds, strides, offsets):
+            raise ImportRejected(f"the driver does not export texture {texture}")
+    except egl.EGLError as error:
+        raise ImportRejected(f"texture {texture} cannot be exported: {error_name(error)}", egl_code=error_name(error)) from None
+    finally:
+        eglDestroyImageKHR(display, image)
+    # A driver gives -1 for a plane that shares the descriptor before it.
+    known: list[int] = []
+    for fd in fds:
+        known.append(fd if fd >= 0 else known[-1])
+    try:
+        planes = [Plane(fd, offset, stride) for fd, offset, stride in zip(known, offsets, strides, strict=True)]
+        return DmaBuf(size[0], size[1], code.value & 0xFFFFFFFF, planes, modifier.value)
+    except BaseException:
+        for fd in {*known}:
+            os.close(fd)
+        raise

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import GlReadbackError, SinkError
+from ..words import choices, shown
 from ._replace import refusal, replacing
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ def sink_class(format: str) -> type[Sink]:
     try:
         module, name = REGISTRY[format.lower()]
     except KeyError:
-        what = f"{format!r} is no picture format" if format else "no picture format was given"
-        raise SinkError(f"{what}{_choices(format.lower(), REGISTRY)}") from None
+        what = f"{shown(format)} is no picture format" if format else "no picture format was given"
+        raise SinkError(f"{what}{choices(format.lower(), REGISTRY)}") from None
     found: type[Sink] = getattr(import_module(f".{module}", __name__), name)
     return found
 
@@ -48,12 +49,12 @@ def save(surface: Surface, path: str | os.PathLike[str], format: str | None = No
     """
     name = os.fsdecode(path)
     if "\0" in name:
-        raise SinkError(f"cannot write {name!r}: no file's name has a zero byte in it")
+        raise SinkError(f"cannot write {shown(name)}: no file's name has a zero byte in it")
     if format is None:
         format = os.path.splitext(name)[1][1:]
         if format.lower() not in REGISTRY:
-            what = f"ends in {'.' + format!r}, no picture format" if format else "has no ending to tell its format by"
-            raise SinkError(f"{name!r} {what}{_choices(format.lower(), REGISTRY)}. Or give the format (--format)")
+            what = f"ends in {shown('.' + format)}, no picture format" if format else "has no ending to tell its format by"
+            raise SinkError(f"{shown(name)} {what}{choices(format.lower(), REGISTRY)}. Or give the format (--format)")
     sink = _make(surface, format, options)
     try:
         with replacing(name) as stream:
@@ -75,17 +76,10 @@ def _make(surface: Surface, format: str, options: dict[str, Any]) -> Sink:
     kind = sink_class(format)
     for option in options:
         if option not in kind.options:
-            raise SinkError(f"{kind.name} has no option {option!r}{_choices(option, kind.options)}")
+            raise SinkError(f"{kind.name} has no option {shown(option)}{choices(option, kind.options)}")
     try:
         sink = kind(**options)
         sink.check(surface)
     except (GlReadbackError, ValueError) as error:
         raise error if isinstance(error, SinkError) else SinkError(str(error)) from None
     return sink
-
-
-def _choices(wrong: str, allowed: Any) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(wrong, list(allowed), n=1, cutoff=0.5)
-    return f"{f' (did you mean {close[0]}?)' if close else ''}; there are {', '.join(allowed) or 'none'}"

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
 
 from ..errors import SinkError
+from ..words import shown
 
 _ADVICE = {
     errno.ENOENT: "Make the folder first",
@@ -28,7 +29,7 @@ _ADVICE = {
 def refusal(path: str, error: OSError) -> SinkError:
     """What to say of a path that could not be written."""
     advice = _ADVICE.get(error.errno or 0)
-    return SinkError(f"cannot write {path!r}: {error.strerror or error}" + (f". {advice}" if advice else ""))
+    return SinkError(f"cannot write {shown(path)}: {error.strerror or error}" + (f". {advice}" if advice else ""))
 
 
 @contextmanager
@@ -74,8 +75,8 @@ def _direct(path: str) -> bool:
     """Whether path is to be opened as it is, not replaced."""
     try:
         mode = os.stat(path).st_mode
-    except OSError:
-        mode = stat.S_IFREG  # not there yet, or open() will say why
+    except FileNotFoundError:
+        mode = stat.S_IFREG  # to be
     if stat.S_ISDIR(mode) or not os.path.basename(path):
         raise IsADirectoryError(errno.EISDIR, "it is a folder; add a file's name")
     return not stat.S_ISREG(mode) or _descriptor(path)

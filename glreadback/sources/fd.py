@@ -15,6 +15,7 @@ from ..fourcc import FormatInfo, Fourcc
 from ..frame import Frame
 from ..kernel import dmabuf as kernel
 from ..modifier import Modifier
+from ..words import shown
 from . import spec
 from ._layout import PLANES, check_places, lay_out
 from .base import StillSource
@@ -56,9 +57,7 @@ class FdSource(StillSource):
         try:
             first = spec.number(path)
         except ValueError:
-            raise SourceSyntaxError(
-                f"fd: {spec.shown(path)} is no descriptor's number: fd:7?size=1920x1080&fourcc=XR24"
-            ) from None
+            raise SourceSyntaxError(f"fd: {shown(path)} is no descriptor's number: fd:7?size=1920x1080&fourcc=XR24") from None
         (width, height), info, layout = size, Fourcc(fourcc).info, Modifier(modifier)
         count = len(info.planes)
         if layout.tiled:  # it may have planes of its own, for compression

@@ -14,6 +14,7 @@ from ..errors import SourceError, SourceSyntaxError
 from ..fds import OwnedFd
 from ..fourcc import Fourcc
 from ..frame import Frame
+from ..words import shown
 from . import spec
 from ._layout import PLANES, check_linear, check_places, end_of, lay_out
 from ._memory import Memory
@@ -76,7 +77,7 @@ class FileSource(StillSource):
     def _check_size(path: str, file: OwnedFd, wanted: DmaBuf, end: int) -> None:
         status = os.fstat(file.fileno())
         if why := _REFUSED.get(stat.S_IFMT(status.st_mode)):
-            raise SourceError(f"{spec.shown(path)} {why}")
+            raise SourceError(f"{shown(path)} {why}")
         if stat.S_ISREG(status.st_mode) and status.st_size < end:
             raise _too_short(path, wanted, end, status.st_size)
 
@@ -87,7 +88,7 @@ class FileSource(StillSource):
 def _too_short(path: str, wanted: DmaBuf, end: int, have: int) -> SourceError:
     places = ", ".join(f"offset {plane.offset} stride {plane.stride}" for plane in wanted.planes)
     return SourceError(
-        f"{spec.shown(path)} is too short: {wanted} ends at byte {end}, the file holds {have} ({places}). "
+        f"{shown(path)} is too short: {wanted} ends at byte {end}, the file holds {have} ({places}). "
         "Check size=, fourcc=, offset= and stride="
     )
 
@@ -97,7 +98,7 @@ def _open(path: str) -> OwnedFd:
         # Without O_NONBLOCK, opening a pipe would wait for a writer.
         return OwnedFd(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
     except (OSError, ValueError) as error:
-        raise SourceError(f"{spec.shown(path)} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise SourceError(f"{shown(path)} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _read(file: OwnedFd, room: memoryview, start: int, path: str) -> int:
@@ -108,7 +109,7 @@ def _read(file: OwnedFd, room: memoryview, start: int, path: str) -> int:
             with room[done:] as rest:
                 count = os.preadv(file.fileno(), [rest], start + done)
         except OSError as error:
-            raise SourceError(f"{spec.shown(path)} cannot be read from byte {start + done}: {error.strerror}") from None
+            raise SourceError(f"{shown(path)} cannot be read from byte {start + done}: {error.strerror}") from None
         if count == 0:
             break
         done += count

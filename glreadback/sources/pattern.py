@@ -13,6 +13,7 @@ from ..errors import SourceSyntaxError
 from ..fourcc import Fourcc
 from ..frame import Frame
 from ..pixels import byte_order
+from ..words import choices, shown
 from . import patterns, spec
 from ._layout import check_linear, lay_out
 from ._memory import FILLER, Memory
@@ -63,7 +64,7 @@ class PatternSource(StillSource):
     ) -> None:
         self.name = path or patterns.NAMES[0]
         if self.name not in patterns.NAMES:
-            raise SourceSyntaxError(f"pattern: has no {spec.shown(self.name)}{spec.choices(self.name, patterns.NAMES)}")
+            raise SourceSyntaxError(f"pattern: has no {shown(self.name)}{choices(self.name, patterns.NAMES)}")
         (width, height), info = size, Fourcc(fourcc).info
         check_linear(info)
         places = {"offset": offset} | ({} if stride is None else {"stride": stride})

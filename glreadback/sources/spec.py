@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import SourceSyntaxError
 from ..fourcc import Fourcc
 from ..modifier import Modifier
+from ..words import choices, shown
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+-]*):")
 _ESCAPES = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
@@ -105,26 +106,8 @@ def _decode(text: str, scheme: str) -> str:
     return decoded
 
 
-# ---- what people read
-
-
-def shown(text: str) -> str:
-    """text as a message quotes it: one line, whatever it is, and not too long."""
-    return repr(text) if len(text) <= 80 else repr(text[:80]) + "…"
-
-
 def _plain(name: str) -> str:
     return name if name.isidentifier() and len(name) <= 20 else "key"
-
-
-def choices(wrong: str, allowed: Iterable[str]) -> str:
-    """The end of a sentence that refuses a word: what is close to it, and all there are."""
-    from difflib import get_close_matches
-
-    allowed = list(allowed)
-    close = get_close_matches(wrong.lower()[:40], allowed, n=1, cutoff=0.6)
-    meant = f" (did you mean {close[0]}?)" if close else ""
-    return f"{meant}; there {'are' if len(allowed) != 1 else 'is'} {', '.join(allowed) or 'none'}"
 
 
 # ---- kinds of values

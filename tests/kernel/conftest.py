@@ -6,16 +6,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from producers import PRODUCERS, Producer
+from producers import PRODUCERS, Producer, ReadLog
 
 HERE = Path(__file__).parent
 _READS = pytest.StashKey[Counter[tuple[str, str]]]()
-
-ReadLog = Callable[[str, str], None]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -247,6 +247,7 @@ def _make(
 
 
 Producer = Callable[..., AbstractContextManager[Made]]
+ReadLog = Callable[[str, str], None]  # the fixture read_log
 
 PRODUCERS: dict[str, Producer] = {name: partial(_make, backing) for name, backing in BACKINGS.items()}
 

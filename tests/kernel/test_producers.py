@@ -11,8 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from conftest import ReadLog
-from producers import BACKINGS, DRIVERS, PRODUCERS, V4L2_FORMATS, Producer, open_card, vivid
+from producers import BACKINGS, DRIVERS, PRODUCERS, V4L2_FORMATS, Producer, ReadLog, open_card, vivid
 
 from glreadback.kernel import dmabuf, drm, vgem
 

@@ -1,0 +1,54 @@
+# Two commands do all the set-up: `make demo` and `make test`. Both are quick the second time.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The virtual environment is made anew when the project's needs change.
+RUNTIME := $(VENV)/.runtime
+DEV := $(VENV)/.dev
+
+.PHONY: demo test test-host test-vm check bench clean
+.DELETE_ON_ERROR:
+
+demo: $(RUNTIME)
+	@sh tools/setup.sh runtime
+	@$(BIN)/glreadback snapshot "pattern:" -o snapshot.png
+	@echo "The built-in pattern went through EGL and back: open $(CURDIR)/snapshot.png"
+	@echo "Next: $(BIN)/glreadback --help"
+
+test: test-host test-vm
+
+test-host: $(DEV)
+	@sh tools/setup.sh test
+	$(BIN)/python -m pytest -m "not kernel" $(PYTEST_ARGS)
+
+# Real kernel buffers, real fences: the tests marked kernel, in a VM on this machine's own root file system.
+test-vm: $(DEV)
+	@sh tools/setup.sh test
+	$(BIN)/python tools/vm.py --pytest
+
+check: $(DEV)
+	@$(BIN)/ruff check -q .
+	@$(BIN)/ruff format -q --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q -m "not kernel and not slow" $(PYTEST_ARGS)
+
+bench: $(DEV)
+	$(BIN)/python -m pytest tests/bench --benchmark-only
+
+$(RUNTIME): pyproject.toml
+	@sh tools/setup.sh runtime
+	@echo "setup: making $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# Dependency groups came with pip 25.1.
+	@$(BIN)/python -m pip install -q --disable-pip-version-check "pip>=25.1"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	@touch $@
+
+$(DEV): $(RUNTIME)
+	@sh tools/setup.sh test
+	@echo "setup: installing what the tests need"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --group dev
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks snapshot.png

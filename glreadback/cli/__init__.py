@@ -1,0 +1,119 @@
+"""The command `glreadback`. One module a command, loaded when it is used: start-up time is part of a snapshot's time."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from ._exit import USAGE, ends_quietly, report
+
+# command: what it does. Its module has the same name and HELP, EXAMPLES, add_arguments(parser), run(args) -> exit code.
+COMMANDS = {
+    "snapshot": "read a picture and write it to a file",
+    "info": "describe a source's picture without reading it",
+    "formats": "list the pixel formats and how this machine reads each",
+    "doctor": "say what this machine can do, and what would let it do more",
+    "bench": "measure the routes against memcpy",
+    "sources": "list where pictures can come from",
+}
+
+_DESCRIPTION = """\
+Turn any dma-buf into a CPU surface: EGL imports it, glReadPixels reads it, exactly and at the speed of memcpy.
+
+commands:
+"""
+_EPILOG = """\
+examples:
+  glreadback snapshot pattern:                      a test picture, to snapshot.png
+  glreadback snapshot file:frame.raw?size=640x480&fourcc=NV12 -o frame.png
+  glreadback info fd:7?size=1920x1080&fourcc=XR24   7 is a descriptor that this process inherits
+  glreadback doctor                                 when something does not work
+
+Each command has its own --help. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 timed out.
+Quote a SOURCE with & in it, or your shell takes it apart. GLREADBACK_DEBUG=1 shows where an error came from.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with errors of one line, like all the others."""
+
+    def error(self, message: str) -> NoReturn:
+        report(f"{message}. See {self.prog} --help")
+        raise SystemExit(USAGE)
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=26, width=min(100, _columns() - 2))
+
+
+def _columns() -> int:
+    import shutil
+
+    return shutil.get_terminal_size().columns
+
+
+def _top() -> Parser:
+    listing = "".join(f"  {name:<10}{what}\n" for name, what in COMMANDS.items())
+    parser = Parser(
+        prog="glreadback",
+        usage="glreadback COMMAND [options]",
+        description=_DESCRIPTION + listing,
+        epilog=_EPILOG,
+        formatter_class=_formatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"glreadback {import_module('glreadback').__version__}")
+    parser.add_argument("command", nargs="?", metavar="COMMAND", help=argparse.SUPPRESS)
+    return parser
+
+
+def parser_of(command: str) -> Parser:
+    """The parser of one command; its module is loaded now."""
+    module = import_module(f".{command}", __name__)
+    parser = Parser(
+        prog=f"glreadback {command}",
+        description=module.HELP,
+        epilog=module.EXAMPLES,
+        formatter_class=_formatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.run)
+    return parser
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    if arguments and arguments[0] in COMMANDS:
+        return parser_of(arguments[0]).parse_args(arguments[1:])
+    parser = _top()
+    parser.parse_known_args(arguments)  # --help and --version end here
+    if not arguments:
+        parser.error("no command was given")
+    first = arguments[0]
+    if first.startswith("-"):
+        parser.error(f"there is no option {first!r} before the command")
+    from difflib import get_close_matches
+
+    close = get_close_matches(first, COMMANDS, n=1)
+    meant = f" (did you mean {close[0]}?)" if close else ""
+    parser.error(f"there is no command {first!r}{meant}; there are {', '.join(COMMANDS)}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (None: sys.argv's); the exit code. Whatever a user can do wrong is one message on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        # A path may hold bytes, and a message characters, that the terminal's encoding has not.
+        if stream is not None and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    with ends_quietly() as ending:
+        # PyOpenGL picks its platform when it is loaded; ours never needs a window system.
+        os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
+        args = _parse(sys.argv[1:] if arguments is None else arguments)
+        ending.code = args.run(args)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a full disk is to be noticed here, not at exit
+    return ending.code

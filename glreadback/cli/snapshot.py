@@ -1,0 +1,202 @@
+"""`glreadback snapshot`: one picture, or several, from a source to files."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from .. import sinks
+from ..errors import SinkError
+from ..frame import TRANSFORMS
+from ..plan import ROUTES
+from ..reader import Reader
+from ..sources import open_source, parse_spec, source_class
+from . import _arguments
+from ._exit import DONE, report
+from ._terminal import Progress, is_terminal
+
+if TYPE_CHECKING:
+    from ..frame import Frame
+    from ..sources.base import Source
+    from ..surface import Surface
+
+HELP = """\
+Read a picture from SOURCE and write it to a file. Packed RGB stays in its own pixel format, bit for bit; anything else
+becomes AB24, or AB48 where it has more than 8 bits. The file is written whole or not at all.
+"""
+EXAMPLES = """\
+examples:
+  glreadback snapshot pattern: -o bars.png
+  glreadback snapshot 'pattern:noise?size=637x361&fourcc=AR30' --verify -o noise.npy
+  glreadback snapshot 'file:dump.raw?size=1920x1080&fourcc=XR24&stride=8192' -o dump.webp
+  glreadback snapshot 'fd:7?size=1920x1080&fourcc=NV12' --fourcc AB24 -o video.jpg
+  glreadback snapshot pattern: --rect 0,0,64,64 --format ppm -o - | pnmtopng > corner.png
+  glreadback snapshot pattern: --count 10 --interval 0.5 -o shot.png     shot-0001.png to shot-0010.png
+"""
+
+_STDOUT = "-"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    _arguments.source(parser)
+    add("-o", "--output", metavar="FILE", help="where to write; - is standard output; default: snapshot.png")
+    add("--format", metavar="F", choices=sorted(sinks.REGISTRY),
+        help=f"{', '.join(sinks.REGISTRY)}; default: by FILE's ending, png for standard output")  # fmt: skip
+    add("--fourcc", metavar="C", type=_arguments.fourcc, help="the pixel format to read as, such as AB24 (bytes R G B A)")
+    add("--rect", metavar="X,Y,W,H", type=_arguments.rect, help="only this rectangle of the picture, in pixels")
+    add("--transform", metavar="T", choices=TRANSFORMS,
+        help=f"undo this turn of the content: {', '.join(TRANSFORMS)}; default: what the source says")  # fmt: skip
+    _arguments.device(parser)
+    add("--route", metavar="R", choices=ROUTES,
+        help=f"how to read: {', '.join(ROUTES)} (map uses no GL); default: the first that is exact")  # fmt: skip
+    add("--verify", action="store_true", help="read again by another route and fail on the first pixel that differs")
+    _arguments.timeout(parser)
+    add("--count", metavar="N", type=_arguments.count, default=1, help="this many pictures, to numbered files")
+    add("--interval", metavar="S", type=_arguments.seconds, help="seconds from one picture to the next; default: 1")
+    add("--cursor", action="store_true", help="with the mouse pointer, where the source knows it")
+    _arguments.json(parser, "print one JSON object a picture instead of words")
+
+
+def run(args: argparse.Namespace) -> int:
+    output, format = _destination(args)
+    # The picture has standard output for itself.
+    said = sys.stderr if output == _STDOUT else sys.stdout
+    with ExitStack() as stack:
+        source = stack.enter_context(_open(args))
+        reader = stack.enter_context(Reader(args.device))
+        progress = stack.enter_context(Progress(quiet=args.count == 1))
+        written = []
+        for number, frame in enumerate(_frames(source, args), 1):
+            if args.transform is not None:
+                frame = dataclasses.replace(frame, transform=args.transform)
+            path = output if args.count == 1 or output == _STDOUT else _numbered(output, number, args.count)
+            shot = _take(reader, frame, path, format, args)
+            written.append(path)
+            if args.json:
+                _print_json(shot, said)
+            elif progress.shown:
+                progress.show(f"{number}/{args.count}  {_sentence(shot)}")
+            else:
+                print(_sentence(shot), file=said, flush=True)
+            if number == args.count:
+                break
+        progress.clear()
+        if progress.shown and not args.json:
+            print(f"{args.count} pictures: {written[0]} to {written[-1]}" if output != _STDOUT else _sentence(shot), file=said)
+    return DONE
+
+
+def _destination(args: argparse.Namespace) -> tuple[str, str | None]:
+    """Where to, and the format if the file's ending is not to say it."""
+    if args.output is None:
+        return f"snapshot.{args.format or 'png'}", args.format
+    if args.output == _STDOUT:
+        if is_terminal(sys.stdout):
+            raise SinkError("a picture is no text for a terminal; give -o FILE, or send standard output to a file or a pipe")
+        return _STDOUT, args.format or "png"
+    return args.output, args.format
+
+
+def _open(args: argparse.Namespace) -> Source:
+    text = args.source
+    if args.cursor:
+        spec = parse_spec(text)
+        if "cursor" in source_class(spec.scheme).keys:
+            text += ("&" if "?" in text else "?") + "cursor=1"
+        else:
+            report(f"{spec.scheme}: knows no mouse pointer; --cursor changes nothing")
+    return open_source(text)
+
+
+def _frames(source: Source, args: argparse.Namespace) -> Iterator[Frame]:
+    """The source's frames, at least an interval apart."""
+    interval = 1.0 if args.interval is None else args.interval
+    due = time.monotonic()
+    for frame in source.frames(args.timeout):
+        yield frame
+        # From one start to the next: a slow sink does not stretch the interval.
+        due += interval
+        time.sleep(max(0.0, due - time.monotonic()))
+
+
+def _numbered(path: str, number: int, count: int) -> str:
+    stem, ending = os.path.splitext(path)
+    return f"{stem}-{number:0{max(4, len(str(count)))}}{ending}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shot:
+    """A picture that was written."""
+
+    path: str
+    surface: Surface
+    source: str
+    device: str | None
+    seconds: float  # of the read alone
+    verified: str | None  # the second route, if there was one
+
+
+def _take(reader: Reader, frame: Frame, path: str, format: str | None, args: argparse.Namespace) -> _Shot:
+    start = time.perf_counter()
+    surface = reader.read(frame, fourcc=args.fourcc, rect=args.rect, route=args.route, timeout=args.timeout)
+    seconds = time.perf_counter() - start
+    verified = None
+    if args.verify:
+        from ._verify import verify
+
+        verified = verify(reader, frame, surface, args.rect, args.timeout)
+    if path == _STDOUT:
+        sinks.write(surface, sys.stdout.buffer, format or "png")
+        sys.stdout.buffer.flush()
+    else:
+        sinks.save(surface, path, format)
+    device = _device(reader, frame, surface) if args.json else None
+    return _Shot(path, surface, frame.origin or args.source, device, seconds, verified)
+
+
+def _device(reader: Reader, frame: Frame, surface: Surface) -> str | None:
+    """Which device read it; None where none did, or where it was not the first choice."""
+    route = surface.route
+    if route is None or route == "map" or "after:" in route.reason:
+        return None
+    return reader.capabilities(frame).device
+
+
+def _sentence(shot: _Shot) -> str:
+    surface, route = shot.surface, shot.surface.route
+    assert route is not None
+    what = f"{surface.width}x{surface.height} {surface.fourcc} from {shot.source} by {route.name}"
+    if route != ROUTES[0] or "; " in route.reason:
+        what += f" ({route.reason})"
+    if not route.exact:
+        what += ", not bit for bit"
+    checked = f"; verified: identical by {route.name} and {shot.verified}" if shot.verified else ""
+    where = "standard output" if shot.path == _STDOUT else shot.path
+    return f"{where}: {what}{checked}"
+
+
+def _print_json(shot: _Shot, stream: Any) -> None:
+    import json
+
+    surface, route = shot.surface, shot.surface.route
+    assert route is not None
+    facts = {
+        "path": shot.path,
+        "width": surface.width,
+        "height": surface.height,
+        "fourcc": str(surface.fourcc),
+        "stride": surface.stride,
+        "route": {"name": route.name, "exact": route.exact, "reason": route.reason},
+        "device": shot.device,
+        "source": shot.source,
+        "ms": round(shot.seconds * 1e3, 3),
+        "verified": shot.verified,
+    }
+    print(json.dumps(facts), file=stream, flush=True)

@@ -1,0 +1,261 @@
+"""What a GL read copies, as data: which part of which import goes where. Made once, done again while nothing changes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import sync
+from .dmabuf import Backing, DmaBuf, Plane
+from .errors import DescriptorError
+from .fourcc import PlaneFormat
+from .frame import Frame, Rect, check_rect
+from .plan import ALIASES, Access, Route, alias_bytes
+from .surface import Surface
+
+if TYPE_CHECKING:
+    from .gl.pixels import Copy
+    from .importer import Import, Importer
+
+# One import, and one band of a read, stays below this: drivers compute in signed 32-bit integers.
+_BAND = 2**31 - 1
+_BGRA = 0x80E1
+
+
+class Checked(NamedTuple):
+    """A frame that fits its descriptors, and what of it is to be read."""
+
+    frame: Frame
+    backings: tuple[Backing, ...]
+    region: Rect  # in pixels of the buffer, rows as they lie in memory
+    staged: str  # why the bytes were copied first, "" if they were not
+
+    @property
+    def buf(self) -> DmaBuf:
+        return self.frame.buffer
+
+    @property
+    def dmabufs(self) -> dict[int, None]:
+        """One descriptor of each distinct dma-buf, in order."""
+        found: dict[tuple[int, int], int] = {}
+        for plane, backing in zip(self.buf.planes, self.backings, strict=True):
+            if backing.dmabuf:
+                found.setdefault(backing.key, plane.fd)
+        return dict.fromkeys(found.values())
+
+
+class Part(NamedTuple):
+    """A rectangle to read: where it is in the buffer, in pixels with rows as they lie in memory, and in the picture."""
+
+    region: Rect
+    place: Rect
+
+
+def copies(
+    importer: Importer, checked: Checked, out: Surface, route: Route, parts: Sequence[Part]
+) -> tuple[list[Import], list[Copy]]:
+    """The imports and copies of an alias or native read of these parts. Context current; raises ImportRejected."""
+    buf, reverse, stride = checked.buf, checked.frame.y_invert, out.stride
+    assert route.access is not None
+    imports: list[Import] = []
+    todo: list[Copy] = []
+    if route == "alias":
+        layout = buf.layouts[0]
+        for part in parts:
+            offset = part.place.y * stride + part.place.x * layout.block_bytes
+            rect = block_rect(buf, layout, part.region)
+            more, found = plane_copies(importer, checked, 0, rect, stride, route.access, reverse, offset)
+            imports += more
+            todo += found
+        return imports, todo
+    if stride % route.access.bytes:
+        raise DescriptorError(f"the surface's stride is {stride}; this read needs a multiple of {route.access.bytes} bytes")
+    whole = importer.get(buf, checked.backings, code=buf.fourcc.code, width=buf.width, height=buf.height, planes=buf.planes)
+    for part in parts:
+        offset = part.place.y * stride + part.place.x * route.access.bytes
+        todo += importer.copies(whole, part.region, route.access, offset, stride, reverse)
+    return [whole], todo
+
+
+def plane_copies(
+    importer: Importer,
+    checked: Checked,
+    index: int,
+    rect: Rect,
+    stride: int,
+    access: Access | None = None,
+    reverse: bool = False,
+    base: int = 0,
+) -> tuple[list[Import], list[Copy]]:
+    """The copies of a rectangle of a linear plane, x and width in bytes and y and height in rows of blocks, to byte base on.
+
+    The plane is imported as plain bytes, in tiles where it is wider or longer than the device takes.
+    """
+    buf = checked.buf
+    plane, backing, layout, step = buf.planes[index], checked.backings[index], buf.layouts[index], buf.step(index)
+    row, rows = layout.row_bytes(buf.width), layout.rows(buf.height)
+    swapped = access is not None and access.format == _BGRA
+    unit = 4 if swapped else alias_bytes(layout.block_bytes, row, rect.x, rect.width, stride, base)
+    code, pair = ALIASES[unit]
+    if access is None or not swapped:
+        access = pair
+    if stride % unit:
+        raise DescriptorError(f"the surface's stride is {stride}; swapping red and blue needs a multiple of {unit} bytes")
+    extent = importer.capabilities.max_extent
+    wide, high = extent * unit, max(1, min(extent, _BAND // step))
+    imports: list[Import] = []
+    todo: list[Copy] = []
+    for top in range(0, rows, high):
+        for left in range(0, row, wide):
+            tile = Rect(left, top, min(wide, row - left), min(high, rows - top))
+            part = _overlap(tile, rect)
+            if part is None:
+                continue
+            start = plane.offset + top * step + left
+            if start > _BAND:
+                raise DescriptorError(f"{buf}: row {top} starts at byte {start}; EGL takes offsets up to {_BAND}")
+            found = importer.get(
+                buf,
+                (backing,),
+                code=code.code,
+                width=tile.width // unit,
+                height=tile.height,
+                planes=(Plane(plane.fd, start, step),),
+            )
+            imports.append(found)
+            # Where the part lands: from the rectangle's top, or from its bottom when rows are reversed.
+            down = rect.y + rect.height - part.y - part.height if reverse else part.y - rect.y
+            place = Rect((part.x - left) // unit, part.y - top, part.width // unit, part.height)
+            offset = base + down * stride + part.x - rect.x
+            todo += importer.copies(found, place, access, offset, stride, reverse)
+    return imports, todo
+
+
+class Again:
+    """What a read of the very same picture object can skip: everything but looking whether its buffers are still the
+    same, the fences, and the copy. At 1080p the rest would cost a quarter of the copy."""
+
+    __slots__ = ("copies", "dmabufs", "fds", "importer", "imports", "picture", "route", "shape")
+
+    def __init__(
+        self,
+        picture: DmaBuf | Frame,
+        checked: Checked,
+        out: Surface,
+        route: Route,
+        importer: Importer,
+        imports: list[Import],
+        todo: list[Copy],
+    ) -> None:
+        self.picture, self.route, self.importer, self.imports, self.copies = picture, route, importer, imports, todo
+        self.shape = (out.width, out.height, out.stride, out.fourcc) if checked.region == checked.frame.area else None
+        self.dmabufs = tuple(checked.dmabufs)
+        self.fds = tuple({plane.fd: b.key for plane, b in zip(checked.buf.planes, checked.backings, strict=True)}.items())
+
+    @property
+    def repeatable(self) -> bool:
+        picture = self.picture
+        plain = isinstance(picture, DmaBuf) or (picture.acquire_fence is None and picture.release is None)
+        staged = "copied first" in self.route.reason
+        # Hardware drivers want the image bound again for every frame: the long way does that.
+        return plain and not staged and self.shape is not None and self.importer.capabilities.software
+
+    def fits(self, picture: object, out: Surface, rect: object, fourcc: object, route: object) -> bool:
+        return (
+            picture is self.picture
+            and rect is None
+            and (fourcc is None or fourcc == out.fourcc)
+            and (route is None or route == self.route.name)
+            and (out.width, out.height, out.stride, out.fourcc) == self.shape
+        )
+
+    def read(self, out: Surface, timeout: float) -> bool:
+        """Read into out as before; False if the buffers or the imports are not those of before."""
+        for found in self.imports:
+            if not found.alive:
+                return False
+            self.importer.touch(found)
+        try:
+            for fd, (device, inode) in self.fds:
+                status = os.fstat(fd)
+                if status.st_ino != inode or status.st_dev != device:
+                    return False
+        except OSError:
+            return False
+        if out.data.readonly:
+            return False
+        dmabufs = self.dmabufs
+        if dmabufs:
+            sync.wait(dmabufs, None, timeout)
+            with self.importer.context, sync.cpu_access(dmabufs):
+                self.importer.copy(self.copies, out.address)
+        else:
+            with self.importer.context:
+                self.importer.copy(self.copies, out.address)
+        out.route = self.route
+        if self.route.opaque:
+            force_opaque(out)
+        return True
+
+
+def region_of(frame: Frame, rect: Iterable[int] | None) -> Rect:
+    """What to read, in pixels of the buffer with rows as they lie in memory; rect is in those of the picture shown."""
+    area = frame.area
+    if rect is None:
+        return area
+    width, height = frame.size
+    x, y, w, h = check_rect(rect, width, height, "the rectangle")
+    # Do to the rectangle what was done to the picture (wl_output.transform): flipped, then turned counter-clockwise.
+    if frame.transform.startswith("flipped"):
+        x = width - x - w
+    for _ in range(frame.quarters):
+        x, y, w, h = y, width - x - w, h, w
+        width, height = height, width
+    if frame.y_invert:
+        y = height - y - h
+    return Rect(area.x + x, area.y + y, w, h)
+
+
+def block_rect(buf: DmaBuf, layout: PlaneFormat, rect: Rect) -> Rect:
+    """A rectangle of pixels as bytes and rows of a plane. Raises DescriptorError if it cuts through blocks."""
+    w, h = layout.block_width, layout.block_height
+    if w == h == 1:
+        return Rect(rect.x * layout.block_bytes, rect.y, rect.width * layout.block_bytes, rect.height)
+    right, bottom = rect.x + rect.width, rect.y + rect.height
+    if rect.x % w or rect.y % h or (right % w and right != buf.width) or (bottom % h and bottom != buf.height):
+        raise DescriptorError(
+            f"{buf.fourcc} holds {w}x{h} pixels a block; the rectangle {rect} cuts through one. Read as AB24 instead"
+        )
+    return Rect(rect.x // w * layout.block_bytes, rect.y // h, layout.row_bytes(rect.width), layout.rows(rect.height))
+
+
+def _overlap(one: Rect, other: Rect) -> Rect | None:
+    left, top = max(one.x, other.x), max(one.y, other.y)
+    right = min(one.x + one.width, other.x + other.width)
+    bottom = min(one.y + one.height, other.y + other.height)
+    return Rect(left, top, right - left, bottom - top) if right > left and bottom > top else None
+
+
+def force_opaque(out: Surface) -> None:
+    """Set every alpha to one."""
+    import numpy
+
+    layout = out.fourcc.info.planes[0]
+    alpha = next(field for field in layout.fields if field.component == "A")
+    if out.fourcc.info.floating:
+        out.array()[..., alpha.shift // alpha.bits] = 1.0
+        return
+    flat = numpy.frombuffer(out.data, numpy.uint8)
+    shape, steps = (out.height, out.width), (out.stride, layout.block_bytes)
+    words = numpy.ndarray(shape, f"<u{layout.block_bytes}", flat, 0, steps)
+    words |= words.dtype.type(((1 << alpha.bits) - 1) << alpha.shift)
+
+
+def part_of(surface: Surface, place: Rect) -> Surface:
+    """A surface over a rectangle of another one's memory, in pixels that are whole bytes."""
+    if (place.x, place.y, place.width, place.height) == (0, 0, surface.width, surface.height):
+        return surface
+    size = surface.fourcc.info.planes[0].block_bytes
+    start = place.y * surface.stride + place.x * size
+    return Surface(surface.data, place.width, place.height, surface.fourcc, surface.stride, start)
