@@ -23,6 +23,8 @@ MATRICES = {
 }
 RANGES = ("narrow", "full")
 SITINGS = ("left", "center", "topleft")
+# cd/m2: what HDR content is taken to reach where nothing says otherwise, and the white of SDR in it (BT.2408).
+HDR_PEAK, SDR_WHITE = 1000.0, 203.0
 TRANSFERS = ("srgb", "bt1886", "pq", "hlg", "linear")
 
 

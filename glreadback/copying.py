@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import sync
 from .dmabuf import Backing, DmaBuf, Plane
 from .errors import DescriptorError
 from .fourcc import PlaneFormat
-from .frame import Frame, Rect, check_rect
+from .frame import Frame, Rect, as_frame, check_rect
 from .plan import ALIASES, Access, Route, alias_bytes
 from .surface import Surface
 
@@ -54,28 +54,26 @@ class Part(NamedTuple):
 
 def copies(
     importer: Importer, checked: Checked, out: Surface, route: Route, parts: Sequence[Part]
-) -> tuple[list[Import], list[Copy]]:
-    """The imports and copies of an alias or native read of these parts. Context current; raises ImportRejected."""
+) -> Iterator[tuple[Import, list[Copy]]]:
+    """The imports and their copies of an alias or native read of these parts. Context current; raises ImportRejected.
+
+    Do each one's copies before asking for the next: an import may push another one out of the cache.
+    """
     buf, reverse, stride = checked.buf, checked.frame.y_invert, out.stride
     assert route.access is not None
-    imports: list[Import] = []
-    todo: list[Copy] = []
     if route == "alias":
         layout = buf.layouts[0]
         for part in parts:
             offset = part.place.y * stride + part.place.x * layout.block_bytes
             rect = block_rect(buf, layout, part.region)
-            more, found = plane_copies(importer, checked, 0, rect, stride, route.access, reverse, offset)
-            imports += more
-            todo += found
-        return imports, todo
+            yield from plane_copies(importer, checked, 0, rect, stride, route.access, reverse, offset)
+        return
     if stride % route.access.bytes:
         raise DescriptorError(f"the surface's stride is {stride}; this read needs a multiple of {route.access.bytes} bytes")
     whole = importer.get(buf, checked.backings, code=buf.fourcc.code, width=buf.width, height=buf.height, planes=buf.planes)
     for part in parts:
         offset = part.place.y * stride + part.place.x * route.access.bytes
-        todo += importer.copies(whole, part.region, route.access, offset, stride, reverse)
-    return [whole], todo
+        yield whole, importer.copies(whole, part.region, route.access, offset, stride, reverse)
 
 
 def plane_copies(
@@ -87,7 +85,7 @@ def plane_copies(
     access: Access | None = None,
     reverse: bool = False,
     base: int = 0,
-) -> tuple[list[Import], list[Copy]]:
+) -> Iterator[tuple[Import, list[Copy]]]:
     """The copies of a rectangle of a linear plane, x and width in bytes and y and height in rows of blocks, to byte base on.
 
     The plane is imported as plain bytes, in tiles where it is wider or longer than the device takes.
@@ -104,8 +102,6 @@ def plane_copies(
         raise DescriptorError(f"the surface's stride is {stride}; swapping red and blue needs a multiple of {unit} bytes")
     extent = importer.capabilities.max_extent
     wide, high = extent * unit, max(1, min(extent, _BAND // step))
-    imports: list[Import] = []
-    todo: list[Copy] = []
     for top in range(0, rows, high):
         for left in range(0, row, wide):
             tile = Rect(left, top, min(wide, row - left), min(high, rows - top))
@@ -123,20 +119,18 @@ def plane_copies(
                 height=tile.height,
                 planes=(Plane(plane.fd, start, step),),
             )
-            imports.append(found)
             # Where the part lands: from the rectangle's top, or from its bottom when rows are reversed.
             down = rect.y + rect.height - part.y - part.height if reverse else part.y - rect.y
             place = Rect((part.x - left) // unit, part.y - top, part.width // unit, part.height)
             offset = base + down * stride + part.x - rect.x
-            todo += importer.copies(found, place, access, offset, stride, reverse)
-    return imports, todo
+            yield found, importer.copies(found, place, access, offset, stride, reverse)
 
 
 class Again:
     """What a read of the very same picture object can skip: everything but looking whether its buffers are still the
     same, the fences, and the copy. At 1080p the rest would cost a quarter of the copy."""
 
-    __slots__ = ("copies", "dmabufs", "fds", "importer", "imports", "picture", "route", "shape")
+    __slots__ = ("asked", "copies", "dmabufs", "fds", "importer", "imports", "picture", "route", "shape")
 
     def __init__(
         self,
@@ -144,11 +138,13 @@ class Again:
         checked: Checked,
         out: Surface,
         route: Route,
+        asked: str | None,
         importer: Importer,
         imports: list[Import],
         todo: list[Copy],
     ) -> None:
         self.picture, self.route, self.importer, self.imports, self.copies = picture, route, importer, imports, todo
+        self.asked = asked
         self.shape = (out.width, out.height, out.stride, out.fourcc) if checked.region == checked.frame.area else None
         self.dmabufs = tuple(checked.dmabufs)
         self.fds = tuple({plane.fd: b.key for plane, b in zip(checked.buf.planes, checked.backings, strict=True)}.items())
@@ -166,7 +162,7 @@ class Again:
             picture is self.picture
             and rect is None
             and (fourcc is None or fourcc == out.fourcc)
-            and (route is None or route == self.route.name)
+            and route == self.asked
             and (out.width, out.height, out.stride, out.fourcc) == self.shape
         )
 
@@ -186,13 +182,16 @@ class Again:
         if out.data.readonly:
             return False
         dmabufs = self.dmabufs
-        if dmabufs:
-            sync.wait(dmabufs, None, timeout)
-            with self.importer.context, sync.cpu_access(dmabufs):
-                self.importer.copy(self.copies, out.address)
-        else:
-            with self.importer.context:
-                self.importer.copy(self.copies, out.address)
+        try:
+            if dmabufs:
+                sync.wait(dmabufs, None, timeout)
+                with self.importer.context, sync.cpu_access(dmabufs):
+                    self.importer.copy(self.copies, out.address)
+            else:
+                with self.importer.context:
+                    self.importer.copy(self.copies, out.address)
+        except self.importer.Failure as error:
+            raise self.importer.refused(as_frame(self.picture).buffer, error) from None
         out.route = self.route
         if self.route.opaque:
             force_opaque(out)

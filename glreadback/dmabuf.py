@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import reprlib
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from .errors import DescriptorError
 from .fourcc import Fourcc, PlaneFormat
@@ -22,6 +23,8 @@ MAX_PLANES = 4  # EGL_EXT_image_dma_buf_import and drm_mode_fb_cmd2 know four
 # What any field of the description may be at most: EGL attributes are signed 32-bit integers.
 _LIMIT = 2**31 - 1
 
+_Made = TypeVar("_Made")
+
 
 def _integer(value: object, what: str, least: int) -> int:
     """value as an int between least and 2^31-1. numpy's integers are welcome, floats and booleans are not."""
@@ -30,10 +33,24 @@ def _integer(value: object, what: str, least: int) -> int:
             raise TypeError
         number = value.__index__()  # type: ignore[attr-defined]
     except (AttributeError, TypeError):
-        raise DescriptorError(f"{what} is {value!r}; it must be a whole number") from None
+        raise DescriptorError(f"{what} is {_shown(value)}; it must be a whole number") from None
     if not least <= number <= _LIMIT:
-        raise DescriptorError(f"{what} is {number}; it must be between {least} and {_LIMIT}")
+        raise DescriptorError(f"{what} is {_shown(number)}; it must be between {least} and {_LIMIT}")
     return int(number)
+
+
+def _shown(value: object) -> str:
+    """value as a message quotes it: one line, and not too long, whatever it is."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"a number of {value.bit_length()} bits"
+    return " ".join(reprlib.repr(value).split())
+
+
+def _made(kind: Callable[[Any], _Made], value: object, what: str, advice: str) -> _Made:
+    try:
+        return kind(value)
+    except TypeError:
+        raise DescriptorError(f"{what} is {_shown(value)}; {advice}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +102,13 @@ class DmaBuf:
         store = object.__setattr__
         store(self, "width", _integer(width, "the width", 1))
         store(self, "height", _integer(height, "the height", 1))
-        store(self, "fourcc", Fourcc(fourcc))
-        store(self, "planes", tuple(planes))
-        store(self, "modifier", Modifier(modifier))
+        store(self, "fourcc", _made(Fourcc, fourcc, "the fourcc", "give its name (XR24, XRGB8888) or its number"))
+        store(self, "planes", _made(tuple, planes, "planes", "give a list of glreadback.Plane(fd, offset, stride)"))
+        advice = "give its number or name; Modifier.INVALID where the producer gave none"
+        store(self, "modifier", _made(Modifier, modifier, "the modifier", advice))
         for plane in self.planes:
             if not isinstance(plane, Plane):
-                raise DescriptorError(f"a plane is {plane!r}; give glreadback.Plane(fd, offset, stride)")
+                raise DescriptorError(f"a plane is {_shown(plane)}; give glreadback.Plane(fd, offset, stride)")
         self._check_planes()
 
     def _check_planes(self) -> None:
@@ -179,16 +197,16 @@ def inspect(fd: int) -> Backing:
         raise DescriptorError(f"descriptor {fd} is write-only; open it for reading and writing")
     writable = access == os.O_RDWR
     if stat.S_ISREG(status.st_mode):
-        steady = False
         try:
             seals = fcntl.fcntl(fd, _GET_SEALS)
         except OSError:
-            pass  # a regular file, or a file system without seals
+            # A regular file, or a file system without seals. Linux 6.16-rc's dma-bufs say that they are regular files.
+            if not kernel.is_dmabuf(fd):
+                return Backing(status.st_dev, status.st_ino, status.st_size, False, writable, False)
         else:
-            steady = bool(seals & _SEAL_SHRINK)
-            writable = writable and not seals & _SEALS_WRITE
-        return Backing(status.st_dev, status.st_ino, status.st_size, False, writable, steady)
-    if not kernel.is_dmabuf(fd):
+            steady, writable = bool(seals & _SEAL_SHRINK), writable and not seals & _SEALS_WRITE
+            return Backing(status.st_dev, status.st_ino, status.st_size, False, writable, steady)
+    elif not kernel.is_dmabuf(fd):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
         if kind == "something else":
             kind = f"{kind} ({_link(fd)})"
@@ -231,7 +249,7 @@ def check(buf: DmaBuf) -> tuple[Backing, ...]:
             what = "dma-buf" if known[plane.fd].dmabuf else "file"
             raise DescriptorError(
                 f"the buffer is too small for its description: plane {index} ends at byte {end}, "
-                f"the {what} holds {size}\n({buf}, offset {plane.offset}, stride {plane.stride}). "
+                f"the {what} holds {size} ({buf}, offset {plane.offset}, stride {plane.stride}). "
                 "Check the size, the offset and the stride"
                 if described
                 else f"plane {index} of {buf} starts at byte {plane.offset}, the {what} holds {size}. Check the offset"

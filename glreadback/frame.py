@@ -49,6 +49,7 @@ class Frame:
     damage          what changed since the producer's previous frame, as rectangles of the picture; None = unknown
     acquire_fence   a sync file's descriptor to wait for before reading; it stays the caller's
     color           what the numbers mean; None = as usual for the format
+    palette         for C1 to C8: (red, green, blue), 0 to 255, of each index; None = from black to white
     time            when it was made, seconds of CLOCK_MONOTONIC; None = unknown
     origin          where it came from, for people
     device          the render node of the device that holds it, where the source knows
@@ -65,20 +66,30 @@ class Frame:
     damage: tuple[Rect, ...] | None = None
     acquire_fence: int | None = None
     color: Color | None = None
+    palette: tuple[tuple[int, int, int], ...] | None = None
     time: float | None = None
     origin: str = ""
     device: str | None = None
     release: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.buffer, DmaBuf):
+            raise DescriptorError(f"a frame's buffer is a DmaBuf, not {type(self.buffer).__name__}")
         if self.transform not in TRANSFORMS:
             raise DescriptorError(f"transform is {self.transform!r}; it must be one of {', '.join(TRANSFORMS)}")
         buf = self.buffer
+        if self.palette is not None:
+            object.__setattr__(self, "palette", tuple(tuple(colour) for colour in self.palette))
+            if len(self.palette) > 256 or any(len(c) != 3 or not all(0 <= v <= 255 for v in c) for c in self.palette):
+                raise DescriptorError("the palette must be at most 256 colours of three numbers from 0 to 255 each")
         if self.visible is not None:
             object.__setattr__(self, "visible", check_rect(self.visible, buf.width, buf.height, "the visible rectangle"))
         if self.damage is not None:
             # Producers damage more than there is (QEMU's Update, Wayland's INT32_MAX): cut when it is used, not here.
-            object.__setattr__(self, "damage", tuple(Rect(*rect) for rect in self.damage))
+            try:
+                object.__setattr__(self, "damage", tuple(Rect(*rect) for rect in self.damage))
+            except TypeError:
+                raise DescriptorError(f"damage is {self.damage!r}; give rectangles: x, y, width, height") from None
 
     @property
     def area(self) -> Rect:

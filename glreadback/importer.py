@@ -15,7 +15,7 @@ from .dmabuf import Backing, DmaBuf, Plane
 from .egl.context import Context
 from .egl.device import open_display
 from .egl.image import Refused, create_image, destroy_image, rejected
-from .errors import ImportRejected
+from .errors import DescriptorError, ImportRejected
 from .fds import OwnedFd
 from .frame import Rect
 from .gl import pixels
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 # An import pins the producer's memory. Enough for a swap chain of a few buffers with a few planes each.
 CACHE_SIZE = 16
+
+# Drivers compute in signed 32-bit integers: llvmpipe crashes, or reads elsewhere, in larger images.
+_MOST_BYTES = 2**31 - 1
 
 Key = tuple[object, ...]
 
@@ -69,14 +72,15 @@ class Importer:
         height: int,
         planes: Sequence[Plane],
         sampler: str | None = None,
+        hints: Sequence[int] = (),
     ) -> Import:
         """The import of planes of buf imported as another (or its own) fourcc code and size.
 
         backings are those of the planes. sampler None: to be read through a framebuffer; "2d", "external": to be
-        sampled. Raises ImportRejected, speaking of buf.
+        sampled. hints are further EGL attributes. Raises ImportRejected, speaking of buf.
         """
         key: Key = (
-            *(code, width, height, buf.modifier, sampler == "external"),
+            *(code, width, height, buf.modifier, sampler == "external", *hints),
             *((b.device, b.inode, b.size, p.offset, p.stride) for b, p in zip(backings, planes, strict=True)),
         )
         found = self._cache.get(key)
@@ -85,7 +89,7 @@ class Importer:
             if not self.capabilities.software and sampler != "external":
                 found.texture.rebind()
         else:
-            found = self._import(key, buf, code, width, height, planes, backings, sampler == "external")
+            found = self._import(key, buf, code, width, height, planes, backings, sampler == "external", hints)
             self._cache[key] = found
             while len(self._cache) > CACHE_SIZE:
                 self._drop(next(iter(self._cache)))
@@ -128,10 +132,17 @@ class Importer:
         planes: Sequence[Plane],
         backings: Sequence[Backing],
         external: bool,
+        hints: Sequence[int],
     ) -> Import:
+        span = max(plane.stride for plane in planes) * height
+        if span > _MOST_BYTES:
+            raise DescriptorError(
+                f"{buf}: its rows span {span} bytes, more than the {_MOST_BYTES} that drivers address in one image. "
+                "Read it in parts: a DmaBuf per part, with its own offset"
+            )
         with contextlib.ExitStack() as undo, _positions_kept(planes, backings):
             try:
-                image = create_image(self.display, width, height, code, planes, buf.modifier)
+                image = create_image(self.display, width, height, code, planes, buf.modifier, hints)
             except Refused as refused:
                 raise self._rejected(buf, str(refused)) from None
             undo.callback(destroy_image, self.display, image)
@@ -139,6 +150,7 @@ class Importer:
                 texture = Texture(image, external)
             except GLFailure as error:
                 raise self._rejected(buf, str(error)) from None
+            undo.callback(texture.delete)
             made = Import(key, texture, planes, backings)
             undo.pop_all()
         self.imported += 1

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 GREY, RGB, RGBA = "L", "RGB", "RGBA"
 
 _COLORS = ("R", "G", "B")
-_GREYS = ("C", "D", "R")  # the one component of a grey picture
 
 
 def check_picture(info: FormatInfo) -> None:
@@ -122,21 +121,9 @@ def samples(surface: Surface, most: int) -> Array:
     """
     import numpy as np
 
-    info = surface.fourcc.info
-    check_picture(info)
-    kind = mode(info)
+    kind = mode(surface.fourcc.info)
     found = np.empty((surface.height, surface.width, len(kind)), np.uint8 if most < 256 else np.uint16)
-    blocks = _blocks(surface)
-    for index, component in enumerate(_GREYS if kind == GREY else kind):
-        fields = [field for field in info.planes[0].fields if field.component == component]
-        if fields:
-            values = _extract(blocks, fields, surface.width)
-            table = _table(fields[0].bits, info.floating, most)
-            found[..., 0 if kind == GREY else index] = table[values]
-        elif kind != GREY:
-            found[..., index] = 0  # RG formats have no blue
-    if info.model == "dark":
-        np.subtract(most, found, out=found)
+    _take_apart(surface, found, most)
     return found
 
 
@@ -147,11 +134,35 @@ def rgba8(surface: Surface) -> Array:
     """
     import numpy as np
 
+    channels = len(mode(surface.fourcc.info))
     found = np.empty((surface.height, surface.width, 4), np.uint8)
-    picture = samples(surface, 255)
-    found[..., :3] = picture[..., :3]  # one grey channel goes into all three
-    found[..., 3] = picture[..., 3] if picture.shape[2] == 4 else 255
+    _take_apart(surface, found[..., :channels], 255)
+    if channels == 1:
+        found[..., 1:3] = found[..., :1]
+    if channels < 4:
+        found[..., 3] = 255
     return found
+
+
+def _take_apart(surface: Surface, found: Array, most: int) -> None:
+    """Fill found, (height, width, channels), with what each channel is in 0..most."""
+    import numpy as np
+
+    info = surface.fourcc.info
+    check_picture(info)
+    kind = mode(info)
+    blocks = _blocks(surface)
+    channels = [(0, next(iter(info.bits)))] if kind == GREY else list(enumerate(kind))
+    for index, component in channels:
+        fields = [field for field in info.planes[0].fields if field.component == component]
+        if not fields:
+            found[..., index] = 0  # RG formats have no blue
+            continue
+        values = _extract(blocks, fields, surface.width)
+        whole = (1 << fields[0].bits) - 1 == most and not info.floating
+        found[..., index] = values if whole else _table(fields[0].bits, info.floating, most)[values]
+    if info.model == "dark":
+        np.subtract(most, found, out=found)
 
 
 def _blocks(surface: Surface) -> Array:

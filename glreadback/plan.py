@@ -206,6 +206,12 @@ def target_for(wanted: Fourcc) -> Target | None:
     return None
 
 
+def drawable(target: Target, capabilities: Capabilities) -> bool:
+    """Whether a device can render into a target."""
+    need = _NEEDS.get(target.name)
+    return need is None or need in capabilities.extensions
+
+
 def default_fourcc(info: FormatInfo) -> Fourcc:
     """What a read gives when nobody asks: packed RGB stays as it is, anything else becomes AB24, or AB48 if deeper."""
     if info.model == "rgb" and len(info.planes) == 1 and info.linear:
@@ -224,10 +230,12 @@ def plan(
     capabilities: Capabilities | None = None,
     *,
     route: str | None = None,
+    changed: str = "",
 ) -> Route:
     """How to read picture as fourcc (None: the default one) on a device with these capabilities.
 
-    capabilities None means that no GL works: only map is left. route asks for one route by name.
+    capabilities None means that no GL works: only map is left. route asks for one route by name. changed says what else
+    happens to the pixels ("scaled", "tone-mapped"): only a draw can do that.
     Raises DescriptorError where the wanted fourcc or the asked route is impossible for such a picture, and
     ImportRejected where this device has no way to read it.
     """
@@ -239,9 +247,11 @@ def plan(
         raise DescriptorError(f"route {route!r} is unknown; there are {', '.join(ROUTES)}")
     if capabilities is not None:
         check_extent(buf, capabilities.max_extent)
+    if frame.transform != "normal":
+        changed = f"turned ({frame.transform})"
     tried: list[str] = []
     for name in (route,) if route else ROUTES:
-        found = _PLANNERS[name](frame, info, wanted, capabilities, asked=route is not None)
+        found = _PLANNERS[name](frame, info, wanted, capabilities, changed, asked=route is not None)
         if isinstance(found, Route):
             return found
         tried.append(f"{name}: {found}")
@@ -262,17 +272,13 @@ def plan(
     )
 
 
-def _turned(frame: Frame) -> bool:
-    return frame.transform != "normal"
-
-
-def _alias(frame: Frame, info: FormatInfo, wanted: Fourcc, caps: Capabilities | None, asked: bool) -> Route | str:
+def _alias(frame: Frame, info: FormatInfo, wanted: Fourcc, caps: Capabilities | None, changed: str, asked: bool) -> Route | str:
     if caps is None:
         return "no GL works"
     if not frame.buffer.linear:
         return f"modifier {frame.buffer.modifier} is not LINEAR"
-    if _turned(frame):
-        return f"the picture is turned ({frame.transform})"
+    if changed:
+        return f"the picture is {changed}"
     found = match(info.fourcc, wanted)
     if found is None or len(info.planes) > 1:
         return f"{info.fourcc} is no plain copy of {wanted}"
@@ -286,11 +292,13 @@ def _alias(frame: Frame, info: FormatInfo, wanted: Fourcc, caps: Capabilities | 
     return Route("alias", wanted, True, how, _SWAPPED if found.swap else access, opaque=found.opaque)
 
 
-def _native(frame: Frame, info: FormatInfo, wanted: Fourcc, caps: Capabilities | None, asked: bool) -> Route | str:
+def _native(
+    frame: Frame, info: FormatInfo, wanted: Fourcc, caps: Capabilities | None, changed: str, asked: bool
+) -> Route | str:
     if caps is None:
         return "no GL works"
-    if _turned(frame):
-        return f"the picture is turned ({frame.transform})"
+    if changed:
+        return f"the picture is {changed}"
     access = NATIVE.get(info.fourcc)
     if access is None:
         return f"no read pair is exact for {info.fourcc}"
@@ -306,23 +314,22 @@ def _native(frame: Frame, info: FormatInfo, wanted: Fourcc, caps: Capabilities |
     return Route("native", wanted, info.opaque is False or "X" not in info.bits, how, access)
 
 
-def _draw(frame: Frame, info: FormatInfo, wanted: Fourcc, caps: Capabilities | None, asked: bool) -> Route | str:
+def _draw(frame: Frame, info: FormatInfo, wanted: Fourcc, caps: Capabilities | None, changed: str, asked: bool) -> Route | str:
     if caps is None:
         return "no GL works"
     buf = frame.buffer
     target = target_for(wanted)
     if target is None:
         return f"nothing can be drawn as {wanted}"
-    need = _NEEDS.get(target.name)
-    if need and need not in caps.extensions:
-        return f"this device lacks {need}, so it cannot draw {target.name}"
+    if not drawable(target, caps):
+        return f"this device lacks {_NEEDS[target.name]}, so it cannot draw {target.name}"
     raw = caps.sampler(ALIASES[1][0], Modifier.LINEAR) if buf.linear else None
     if raw is not None:
         units = {alias_bytes(layout.block_bytes) for layout in info.planes}
         samplers = {caps.sampler(ALIASES[unit][0], Modifier.LINEAR) for unit in units}
         if None not in samplers:
             sampler = "external" if "external" in samplers else "2d"
-            exact = match(info.fourcc, wanted) is not None
+            exact = match(info.fourcc, wanted) is not None and (not changed or changed.startswith("turned"))
             return Route("draw", wanted, exact, f"planes as bytes, decoded by a shader into {target.name}",
                          target.access, sampler, raw=True, target=target)  # fmt: skip
     sampler_whole = caps.sampler(info.fourcc, buf.modifier)
@@ -334,13 +341,13 @@ def _draw(frame: Frame, info: FormatInfo, wanted: Fourcc, caps: Capabilities | N
                  target.access, sampler_whole, target=target)  # fmt: skip
 
 
-def _map(frame: Frame, info: FormatInfo, wanted: Fourcc, caps: Capabilities | None, asked: bool) -> Route | str:
+def _map(frame: Frame, info: FormatInfo, wanted: Fourcc, caps: Capabilities | None, changed: str, asked: bool) -> Route | str:
     if not asked and caps is not None:
         return "only on demand, or where no GL works"
     if not frame.buffer.linear:
         return f"modifier {frame.buffer.modifier} is not LINEAR"
-    if _turned(frame):
-        return f"the picture is turned ({frame.transform})"
+    if changed:
+        return f"the picture is {changed}"
     found = match(info.fourcc, wanted)
     if found is None or found.swap or len(info.planes) > 1:
         return f"{info.fourcc} is no plain copy of {wanted}"

@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from .importer import Importer
 
 DEFAULT_TIMEOUT = 5.0  # seconds
-# One import, and one band of a read, stays below this: drivers compute in signed 32-bit integers.
-_BAND = 2**31 - 1
+DEVICE_VARIABLE = "GLREADBACK_DEVICE"
 
 
 class Reader:
@@ -231,19 +230,19 @@ class Reader:
             else:
                 yield found
 
-    def _try_devices(self, checked: Checked) -> Iterator[tuple[Importer | None, dict[str, str]]]:
-        """Each device to try; then None, for the map route, where no GL works at all."""
-        failures: dict[str, str] = {}
+    def _try_devices(self, checked: Checked, failures: dict[str, str]) -> Iterator[Importer | None]:
+        """Each device to try, and into failures why others cannot be; then None, for the map route, where no GL works at
+        all and nobody asked for a device."""
         dmabuf = any(backing.dmabuf for backing in checked.backings)
         none = True
         try:
             for importer in self._lanes(checked.frame.device, dmabuf, failures):
                 none = False
-                yield importer, failures
+                yield importer
         except DeviceError as error:  # EGL itself is missing
             failures["EGL"] = str(error)
-        if none and self._device is None:
-            yield None, failures
+        if none and not (self._device or os.environ.get(DEVICE_VARIABLE)):
+            yield None
 
     def _read_on_any(
         self,
@@ -258,14 +257,13 @@ class Reader:
             return self._read_map(checked, out, plan(checked.frame, wanted, None, route="map"), damage)
         rejected: ImportRejected | None = None
         failures: dict[str, str] = {}
-        for importer, tried in self._try_devices(checked):
-            failures = tried
+        for importer in self._try_devices(checked, failures):
             if importer is None:
                 route = plan(checked.frame, wanted, None, route=asked)
                 return self._read_map(checked, out, _explain(route, _no_device(failures)), damage)
             try:
                 route = plan(checked.frame, wanted, importer.capabilities, route=asked)
-                return self._read_gl(importer, checked, out, _explain(route, rejected), picture, damage)
+                return self._read_gl(importer, checked, out, _explain(route, rejected), asked, picture, damage)
             except ImportRejected as error:
                 rejected = rejected or error
         raise rejected or _no_device(failures)
@@ -275,8 +273,7 @@ class Reader:
         rects = [Rect(0, 0, layout.row_bytes(buf.width), layout.rows(buf.height)) for layout in buf.layouts]
         rejected: ImportRejected | None = None
         failures: dict[str, str] = {}
-        for importer, tried in self._try_devices(checked) if asked != "map" else ():
-            failures = tried
+        for importer in self._try_devices(checked, failures) if asked != "map" else (None,):
             if importer is None:
                 break
             try:
@@ -284,8 +281,8 @@ class Reader:
                 return
             except ImportRejected as error:
                 rejected = rejected or error
-        if rejected is not None:
-            raise rejected
+        else:
+            raise rejected or _no_device(failures)
         if asked == "alias":
             raise _no_device(failures)
         with sync.cpu_access(checked.dmabufs):
@@ -296,8 +293,9 @@ class Reader:
         try:
             with importer.context, sync.cpu_access(checked.dmabufs):
                 for index, (rect, block) in enumerate(zip(rects, blocks, strict=True)):
-                    _, todo = plane_copies(importer, checked, index, rect, rect.width)
-                    importer.copy(todo, _address(block))
+                    address = _address(block)
+                    for _, todo in plane_copies(importer, checked, index, rect, rect.width):
+                        importer.copy(todo, address)
         except importer.Failure as error:
             raise importer.refused(checked.buf, error) from None
 
@@ -308,10 +306,9 @@ class Reader:
         """The frame, checked against its descriptors, waited for, and copied first where a driver must not map it."""
         if self._closed:
             raise ValueError("the Reader is closed")
-        region = region_of(frame, rect)
-        backings = check(frame.buffer)
-        checked = Checked(frame, backings, region, "")
         try:
+            region = region_of(frame, rect)
+            checked = Checked(frame, check(frame.buffer), region, "")
             sync.wait(checked.dmabufs, frame.acquire_fence, timeout)
             yield self._stage(checked)
         finally:
@@ -365,6 +362,7 @@ class Reader:
         checked: Checked,
         out: Surface | None,
         route: Route,
+        asked: str | None,
         picture: DmaBuf | Frame,
         damage: Iterable[Iterable[int]] | None,
     ) -> Surface:
@@ -379,10 +377,13 @@ class Reader:
                     for part in parts:
                         draw(importer, checked.frame, checked.backings, part.region, part_of(out, part.place), route)
                 else:
-                    imports, todo = copies(importer, checked, out, route, parts)
-                    importer.copy(todo, out.address)
+                    imports, todo = [], []
+                    for found, some in copies(importer, checked, out, route, parts):
+                        importer.copy(some, out.address)
+                        imports.append(found)
+                        todo += some
                     if damage is None:
-                        self._remember(Again(picture, checked, out, route, importer, imports, todo))
+                        self._remember(Again(picture, checked, out, route, asked, importer, imports, todo))
         except importer.Failure as error:
             raise importer.refused(checked.buf, error) from None
         if route.opaque:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy
     from PIL import Image
 
+    from .color import Color
     from .plan import Route
 
 _EXPORTS_ITSELF = sys.version_info >= (3, 12)  # PEP 688: __buffer__
@@ -35,6 +36,7 @@ _PIXMAN_TYPES = {
     ("A", "R", "G", "B"): 8,  # PIXMAN_TYPE_BGRA: alpha in the lowest bits
     ("A", "B", "G", "R"): 9,  # PIXMAN_TYPE_RGBA
 }
+_PIXMAN_BYTES_ONLY = (8, 9)  # of these types pixman has only formats of 8 bits a component
 
 
 class Element(NamedTuple):
@@ -126,6 +128,7 @@ class Surface:
     stride: int
     fourcc: Fourcc
     route: Route | None
+    color: Color | None = None  # what the numbers mean, as the frame said; None = as usual
 
     def __new__(
         cls,
@@ -144,7 +147,7 @@ class Surface:
         if stride < row:
             raise DescriptorError(f"the surface's stride is {stride} bytes, a row of {width} {code} pixels needs {row}")
         view = memoryview(memory)
-        if not view.contiguous:
+        if not view.c_contiguous:
             raise DescriptorError("the surface's memory must be one contiguous block; give its base and a stride")
         view = view.cast("B") if view.format != "B" or view.ndim != 1 else view
         size = stride * (code.info.planes[0].rows(height) - 1) + row
@@ -191,6 +194,8 @@ class Surface:
         into. Raises DescriptorError if it is too small.
         """
         return cls(memory, width, height, fourcc, stride, offset)
+
+    __hash__ = object.__hash__  # ctypes' arrays have none
 
     # The memory
 
@@ -363,7 +368,9 @@ def pixman_format(info: FormatInfo) -> int:
     order = tuple("A" if field.component == "X" else field.component for field in fields)
     found = next((kind for start, kind in _PIXMAN_TYPES.items() if order[: len(start)] == start), 0)
     bits = info.bits
-    if not found or bits.keys() - {"R", "G", "B", "A", "X"} or max(bits.values()) > 15:
+    if not found or bits.keys() - {"R", "G", "B", "A"}:
+        return 0
+    if found in _PIXMAN_BYTES_ONLY and set(bits.values()) != {8}:
         return 0
     depths = bits.get("A", 0) << 12 | bits["R"] << 8 | bits["G"] << 4 | bits["B"]
     return layout.block_bytes * 8 << 24 | found << 16 | depths

@@ -11,5 +11,8 @@ out vec4 target;
 void main() {
     ivec2 here = ivec2(gl_FragCoord.xy);
     vec4 c = colour(origin + across * here.x + down * here.y);
+#ifdef TONE
+    c.rgb = tone(c.rgb);
+#endif
     target = STORE(c);
 }

@@ -19,7 +19,11 @@ from glreadback.fourcc import Fourcc
 from glreadback.surface import Surface
 
 ONE_PLANE = [fourcc for fourcc in Fourcc.all() if fourcc.info.linear and len(fourcc.info.planes) == 1]
-PICTURES = [fourcc for fourcc in ONE_PLANE if fourcc.info.model != "yuv"] + [Fourcc("XR24_BE"), Fourcc("AR12_BE")]
+PICTURES = [fourcc for fourcc in ONE_PLANE if fourcc.info.model != "yuv"] + [
+    Fourcc("XR24_BE"),
+    Fourcc("AR12_BE"),
+    Fourcc("RX12_BE"),
+]
 BYTES = [fourcc for fourcc in PICTURES if pixels.byte_order(fourcc.info)]
 
 

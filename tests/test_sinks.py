@@ -13,6 +13,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -444,12 +445,25 @@ def test_a_target_that_cannot_be_is_named(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["file", "folder.ppm"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(SinkError, match=r"Permission denied\. Choose a folder"):
-        save(random_surface("XR24"), tmp_path / "x.ppm")
-    tmp_path.chmod(0o700)
+def test_a_read_only_folder_is_named() -> None:
+    surface = random_surface("XR24")
+    written(surface, "ppm")  # loads the module while everything may be read
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
+        folder = Path(name)
+        (folder / "old.ppm").write_bytes(b"old")
+        folder.chmod(0o555)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)  # root may write anywhere
+        try:
+            for target in ("old.ppm", "new.ppm"):
+                with pytest.raises(SinkError, match=r"Permission denied\. Choose a folder"):
+                    save(surface, folder / target)
+        finally:
+            os.seteuid(user)
+        assert os.listdir(folder) == ["old.ppm"]
+        assert (folder / "old.ppm").read_bytes() == b"old"
+        folder.chmod(0o755)
 
 
 def test_a_folder_that_nobody_may_write_to_is_named(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import gc
 import inspect
+import itertools
 import json
 import mmap
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -291,6 +293,47 @@ def test_every_linear_format_holds_the_picture_where_the_table_says(fourcc: Four
                             assert found in nearest(plain[field.component], 2**field.bits - 1)
 
 
+@pytest.mark.parametrize("fourcc", LINEAR)
+def test_every_pixel_is_in_its_place(fourcc: Fourcc) -> None:
+    """The components that each pixel has of its own, of a picture in which no two pixels are alike."""
+    width, height = 13, 9
+    fields = [field for plane in fourcc.info.planes for field in plane.fields]
+    with PatternSource("gradient", size=(width, height), fourcc=fourcc) as source:
+        buffer = only_frame(source)
+        planes = [plane_rows(buffer, index) for index in range(len(fourcc.info.planes))]
+    for layout, rows in zip(fourcc.info.planes, planes, strict=True):
+        block_pixels = layout.block_width * layout.block_height
+        for name in {field.component for field in layout.fields} - {"X", "A"}:
+            fields = sorted((field for field in layout.fields if field.component == name), key=lambda field: field.sample)
+            if len(fields) != block_pixels or (layout.hsub, layout.vsub) != (1, 1):
+                continue  # subsampled
+            for y, x in itertools.product(range(height), range(width)):
+                across, down = Fraction(x, width - 1), Fraction(y, height - 1)
+                red, green, blue = across, down, 1 - across
+                kr, kb = (0.299, 0.114) if fourcc.info.model == "yuv" else (0.2126, 0.0722)
+                luma = kr * red + (1 - kr - kb) * green + kb * blue
+                wanted = {
+                    "Y": (16 + 219 * luma) / 256,
+                    "Cb": (128 + 112 / (1 - kb) * (blue - luma)) / 256,
+                    "Cr": (128 + 112 / (1 - kr) * (red - luma)) / 256,
+                    "R": red if "G" in fourcc.info.bits else luma,
+                    "G": green,
+                    "B": blue,
+                    "C": luma,
+                    "D": 1 - luma,
+                }[name]
+                at = x // layout.block_width * layout.block_bytes
+                block = rows[y // layout.block_height][at : at + layout.block_bytes]
+                field = fields[y % layout.block_height * layout.block_width + x % layout.block_width]
+                number = read_field(block, field.shift, field.bits)
+                if fourcc.info.floating:
+                    (found,) = struct.unpack("<e", number.to_bytes(2, "little"))
+                    assert found == pytest.approx(float(wanted), abs=2**-11)
+                else:
+                    scale = 2**field.bits - (name not in ("Y", "Cb", "Cr"))
+                    assert number == pytest.approx(float(wanted) * scale, abs=0.5001)
+
+
 KNOWN = [
     # (fourcc, colour, plane, the first bytes), by hand from the comments of drm_fourcc.h
     ("XR24", 0x102030, 0, "302010a5"),
@@ -527,6 +570,13 @@ def test_the_last_row_may_be_short_of_its_stride(tmp_path: Path) -> None:
         ),
     ):
         FileSource(str(path), size=(4, 2), fourcc="XR24", stride=100)
+
+
+def test_a_short_file_is_refused_before_memory_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "short").write_bytes(bytes(100))
+    monkeypatch.setattr("glreadback.sources.file.Memory", lambda size: pytest.fail(f"{size} bytes were allocated"))
+    with pytest.raises(SourceError, match="is too short"):
+        FileSource(str(tmp_path / "short"), size=(4096, 4096), fourcc="XR24")
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:

@@ -145,7 +145,10 @@ def _arguments() -> argparse.Namespace:
         arguments.junit = arguments.junit or LANE_JUNIT
         # Which tests may be said; else it is all of the lane.
         named = any(os.path.exists(word.partition("::")[0]) for word in arguments.command)
-        command = [sys.executable, "-m", "pytest", "-m", "kernel", "--junitxml", str(arguments.junit), *arguments.command]
+        # Importing these two takes ten seconds of an emulated CPU.
+        unused = ("-p", "no:hypothesispytest", "-p", "no:benchmark")
+        command = [sys.executable, "-m", "pytest", *unused, "-m", "kernel", "--junitxml", str(arguments.junit)]
+        command += arguments.command
         arguments.command = command if named else [*command, LANE]
     elif not arguments.command:
         parser.error("there is no COMMAND")

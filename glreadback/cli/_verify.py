@@ -46,7 +46,9 @@ def verify(reader: Reader, frame: Frame, surface: Surface, rect: Rect | None, ti
             "(or the producer drew between the two reads)"
         )
     if not first.exact:
-        why.append(f"the {first.name} route converts {frame.buffer.fourcc} to {surface.fourcc}, and only equal bits can be compared")
+        why.append(
+            f"the {first.name} route converts {frame.buffer.fourcc} to {surface.fourcc}, and only equal bits can be compared"
+        )
     raise GlReadbackError(
         f"cannot verify: no second route reads {frame.buffer} as {surface.fourcc} bit for bit\n({'; '.join(why)})"
     )

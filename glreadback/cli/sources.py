@@ -43,9 +43,7 @@ def _describe(scheme: str) -> dict[str, Any]:
     kind = source_class(scheme)
     return {
         "path": kind.path_help,
-        "keys": {
-            name: {"help": key.help, "example": key.example, "required": key.required} for name, key in kind.keys.items()
-        },
+        "keys": {name: {"help": key.help, "example": key.example, "required": key.required} for name, key in kind.keys.items()},
         "about": inspect.getdoc(kind) or "",
     }
 

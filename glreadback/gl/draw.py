@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from OpenGL import GLES3 as gl
 
-from ..color import conversion
+from .. import plan
+from ..color import conversion, usual
 from ..dmabuf import Backing, Plane
 from ..errors import ImportRejected
 from ..frame import Frame, Rect
@@ -22,92 +24,181 @@ if TYPE_CHECKING:
     from ..importer import Import, Importer
 
 
+# EGL_EXT_image_dma_buf_import's hints, for pictures whose YUV the driver decodes: what, and its values by name.
+_HINTS = (
+    (0x327B, "matrix", {"601": 0x327F, "709": 0x3280, "2020": 0x3281}),  # EGL_YUV_COLOR_SPACE_HINT_EXT
+    (0x327C, "range", {"full": 0x3282, "narrow": 0x3283}),  # EGL_SAMPLE_RANGE_HINT_EXT
+    (0x327D, "siting", {"left": 0x3284, "topleft": 0x3284, "center": 0x3285}),  # ..._CHROMA_HORIZONTAL_SITING_HINT_EXT
+    (0x327E, "siting", {"left": 0x3285, "topleft": 0x3284, "center": 0x3285}),  # ..._CHROMA_VERTICAL_SITING_HINT_EXT
+)
+
+
+class Target(NamedTuple):
+    """A texture to draw into, and its framebuffer."""
+
+    key: tuple[int, int, int]  # internal format, width, height
+    texture: int
+    framebuffer: int
+
+
 class Drawing:
-    """What drawing needs and keeps on one device: programs by recipe, and one target."""
+    """What drawing needs and keeps on one device: programs by recipe, and the last target of each pass."""
 
     def __init__(self) -> None:
         self._programs: dict[Recipe, Program] = {}
-        self._target: tuple[int, int, int] | None = None  # internal format, width, height
-        self._texture = self._framebuffer = 0
+        self._targets: dict[str, Target] = {}
+        self._palette = 0
+        self._palette_bytes = b""
 
     def program(self, recipe: Recipe) -> Program:
         if recipe not in self._programs:
             self._programs[recipe] = Program(recipe)
         return self._programs[recipe]
 
-    def target(self, internal: int, width: int, height: int) -> int:
-        """The framebuffer of a target texture of that kind; the last one is kept, as frames tend to be alike."""
-        if self._target != (internal, width, height):
-            self._drop_target()
-            self._texture = int(gl.glGenTextures(1))
-            gl.glBindTexture(gl.GL_TEXTURE_2D, self._texture)
-            gl.glTexStorage2D(gl.GL_TEXTURE_2D, 1, internal, width, height)
-            gl.glTexParameteri(gl.GL_TEXTURE_2D, gl.GL_TEXTURE_MIN_FILTER, gl.GL_NEAREST)
-            self._framebuffer = attach(self._texture)
-            self._target = internal, width, height
-        return self._framebuffer
+    def target(self, use: str, internal: int, width: int, height: int) -> Target:
+        """A target texture of that kind; the last one of each use is kept, as frames tend to be alike."""
+        kept = self._targets.get(use)
+        if kept is not None and kept.key == (internal, width, height):
+            return kept
+        if kept is not None:
+            del self._targets[use]
+            gl.glDeleteFramebuffers(1, [kept.framebuffer])
+            gl.glDeleteTextures(1, [kept.texture])
+        texture = _plain_texture()
+        gl.glTexStorage2D(gl.GL_TEXTURE_2D, 1, internal, width, height)
+        made = Target((internal, width, height), texture, attach(texture))
+        self._targets[use] = made
+        return made
 
-    def _drop_target(self) -> None:
-        if self._target is not None:
-            gl.glDeleteFramebuffers(1, [self._framebuffer])
-            gl.glDeleteTextures(1, [self._texture])
-            self._target = None
+    def palette(self, colours: Sequence[tuple[int, int, int]]) -> int:
+        """A texture of 256 colours; black beyond those given."""
+        wanted = b"".join(bytes((*colour, 255)) for colour in colours).ljust(1024, b"\0\0\0\xff")[:1024]
+        if not self._palette:
+            self._palette = _plain_texture()
+            gl.glTexStorage2D(gl.GL_TEXTURE_2D, 1, gl.GL_RGBA8, 256, 1)
+        if wanted != self._palette_bytes:
+            gl.glBindTexture(gl.GL_TEXTURE_2D, self._palette)
+            gl.glTexSubImage2D(gl.GL_TEXTURE_2D, 0, 0, 0, 256, 1, gl.GL_RGBA, gl.GL_UNSIGNED_BYTE, wanted)
+            self._palette_bytes = wanted
+        return self._palette
 
 
-def draw(importer: Importer, frame: Frame, backings: Sequence[Backing], region: Rect, out: Surface, route: Route) -> None:
-    """Draw a region of a frame, in pixels of its buffer, upright into a target of out's size, and read that into out.
+def _plain_texture() -> int:
+    name = int(gl.glGenTextures(1))
+    gl.glBindTexture(gl.GL_TEXTURE_2D, name)
+    gl.glTexParameteri(gl.GL_TEXTURE_2D, gl.GL_TEXTURE_MIN_FILTER, gl.GL_NEAREST)
+    gl.glTexParameteri(gl.GL_TEXTURE_2D, gl.GL_TEXTURE_MAG_FILTER, gl.GL_NEAREST)
+    return name
+
+
+def draw(
+    importer: Importer, frame: Frame, backings: Sequence[Backing], region: Rect, out: Surface, route: Route, tone: str = ""
+) -> None:
+    """Draw a region of a frame, in pixels of its buffer, upright, scaled to out's size if that is another, and read it
+    into out. tone maps HDR of that transfer ("pq", "hlg") to sRGB.
 
     Raises ImportRejected and GLFailure.
     """
     assert route.target is not None
+    size = (region.height, region.width) if frame.quarters % 2 else (region.width, region.height)
+    final = importer.drawing.target("final", route.target.internal, out.width, out.height)
+    if size == (out.width, out.height):
+        _draw_picture(importer, frame, backings, region, final, route, tone)
+    else:
+        # Between the passes nothing may be lost: 16 bits where there are such textures.
+        between = route.target if route.target.name in ("RGBA16F", "R8") else _deepest(importer)
+        full = importer.drawing.target("full", between.internal, *size)
+        _draw_picture(importer, frame, backings, region, full, replace(route, target=between), tone)
+        _draw_scaled(importer, full, size, final, route)
+
     assert route.access is not None
+    if out.stride % route.access.bytes:
+        packed = Surface.allocate(out.width, out.height, out.fourcc)
+        _read(importer, final, packed, route)
+        for source, to in zip(packed.rows(), out.rows(), strict=True):
+            to[:] = source
+    else:
+        _read(importer, final, out, route)
+
+
+def _deepest(importer: Importer) -> plan.Target:
+    names = ("RGBA16", "RGBA8")
+    able = {target.name: target for target in plan.TARGETS if plan.drawable(target, importer.capabilities)}
+    return next(able[name] for name in names if name in able)
+
+
+def _draw_picture(
+    importer: Importer, frame: Frame, backings: Sequence[Backing], region: Rect, target: Target, route: Route, tone: str
+) -> None:
+    assert route.target is not None
     buf = frame.buffer
+    info = buf.fourcc.info
+    color = conversion(frame.color, info, buf.height) if info.model == "yuv" else None
+    palette = frame.palette if info.model == "index" else None
+    recipe = Recipe(route.sampler, route.target, route.fourcc, palette=palette is not None, tone=tone)
     if route.raw:
         imports, fetches = _import_planes(importer, frame, backings, route.sampler)
-        info = buf.fourcc.info
-        color = conversion(frame.color, info, buf.height) if info.model == "yuv" else None
-        cosited = color.cosited if color is not None else (False, False)
-        recipe = Recipe(route.sampler, route.target, route.fourcc, buf.fourcc, fetches, cosited)
+        recipe = recipe._replace(fourcc=buf.fourcc, fetches=fetches, cosited=color.cosited if color else (False, False))
     else:
-        whole = importer.get(
-            *(buf, backings), code=buf.fourcc.code, width=buf.width, height=buf.height, planes=buf.planes, sampler=route.sampler
-        )
-        imports, color = [whole], None
-        recipe = Recipe(route.sampler, route.target, route.fourcc)
-    framebuffer = importer.drawing.target(route.target.internal, out.width, out.height)
+        hints: list[int] = []
+        if info.model == "yuv":
+            meant = usual(frame.color, buf.height)
+            hints = [number for name, what, values in _HINTS for number in (name, values[getattr(meant, what)])]
+        imports = [
+            importer.get(
+                buf,
+                backings,
+                code=buf.fourcc.code,
+                width=buf.width,
+                height=buf.height,
+                planes=buf.planes,
+                sampler=route.sampler,
+                hints=hints,
+            )
+        ]
     program = importer.drawing.program(recipe)
-
-    gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, framebuffer)
-    gl.glViewport(0, 0, out.width, out.height)
-    gl.glUseProgram(program.name)
     kind = EXTERNAL if route.sampler == "external" else gl.GL_TEXTURE_2D
-    for unit, found in enumerate(imports):
-        gl.glActiveTexture(gl.GL_TEXTURE0 + unit)
-        gl.glBindTexture(kind, found.texture.name)
-        gl.glUniform1i(program.place(f"plane{unit}" if route.raw else "picture"), unit)
-    gl.glActiveTexture(gl.GL_TEXTURE0)
-    for name, pair in zip(("origin", "across", "down"), mapping(frame, region, out.width, out.height), strict=True):
+    textures = [(f"plane{n}" if route.raw else "picture", kind, found.texture.name) for n, found in enumerate(imports)]
+    if palette is not None:
+        textures.append(("palette", gl.GL_TEXTURE_2D, importer.drawing.palette(palette)))
+    _begin(program, target, textures)
+    for name, pair in zip(("origin", "across", "down"), mapping(frame, region, *target.key[1:]), strict=True):
         gl.glUniform2i(program.place(name), *pair)
-    if color is not None:
-        across, down = buf.fourcc.info.subsampling
+    if color is not None and route.raw:
+        across, down = info.subsampling
         gl.glUniform2i(program.place("chroma_last"), -(-buf.width // across) - 1, -(-buf.height // down) - 1)
         gl.glUniform3f(program.place("offset"), *color.offset)
         gl.glUniformMatrix3fv(program.place("matrix"), 1, gl.GL_TRUE, (ctypes.c_float * 9)(*color.matrix))
     gl.glDrawArrays(gl.GL_TRIANGLES, 0, 3)
 
-    if out.stride % route.access.bytes:
-        packed = Surface.allocate(out.width, out.height, out.fourcc)
-        _read(importer, framebuffer, packed, route)
-        for source, to in zip(packed.rows(), out.rows(), strict=True):
-            to[:] = source
-    else:
-        _read(importer, framebuffer, out, route)
+
+def _draw_scaled(importer: Importer, full: Target, size: tuple[int, int], target: Target, route: Route) -> None:
+    assert route.target is not None
+    # The first pass has put the components where the target wants them: what is red there is not always red.
+    program = importer.drawing.program(Recipe("2d", route.target, route.target.fourcc, scale=True))
+    _begin(program, target, [("picture", gl.GL_TEXTURE_2D, full.texture)])
+    gl.glUniform2i(program.place("size"), *size)
+    gl.glUniform2f(program.place("ratio"), size[0] / target.key[1], size[1] / target.key[2])
+    gl.glDrawArrays(gl.GL_TRIANGLES, 0, 3)
 
 
-def _read(importer: Importer, framebuffer: int, out: Surface, route: Route) -> None:
+def _begin(program: Program, target: Target, textures: Sequence[tuple[str, int, int]]) -> None:
+    """Bind a target, a program and its textures (uniform, kind, name), a unit each."""
+    gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, target.framebuffer)
+    gl.glViewport(0, 0, *target.key[1:])
+    gl.glUseProgram(program.name)
+    for unit, (uniform, kind, name) in enumerate(textures):
+        gl.glActiveTexture(gl.GL_TEXTURE0 + unit)
+        gl.glBindTexture(kind, name)
+        gl.glUniform1i(program.place(uniform), unit)
+    gl.glActiveTexture(gl.GL_TEXTURE0)
+
+
+def _read(importer: Importer, target: Target, out: Surface, route: Route) -> None:
     assert route.access is not None
     whole = Rect(0, 0, out.width, out.height)
-    pixels.read(pixels.copies(framebuffer, whole, route.access, 0, out.stride, False, importer.can_reverse), out.address)
+    todo = pixels.copies(target.framebuffer, whole, route.access, 0, out.stride, False, importer.can_reverse)
+    pixels.read(todo, out.address)
 
 
 def mapping(frame: Frame, region: Rect, width: int, height: int) -> tuple[tuple[int, int], ...]:

@@ -64,7 +64,7 @@ def copies(
                 count,
                 access.format,
                 access.type,
-                stride // access.bytes,
+                stride // access.bytes if count > 1 else 0,
                 offset + start * stride,
                 reverse and count > 1,
             )  # fmt: skip

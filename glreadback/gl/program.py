@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from OpenGL import GLES3 as gl
 
+from ..color import HDR_PEAK, SDR_WHITE
 from ..fourcc import Field, FormatInfo, Fourcc, PlaneFormat
 from ..plan import Target
 from .texture import GLFailure
@@ -35,6 +36,8 @@ class Recipe(NamedTuple):
     fetches: tuple[Fetch, ...] = ()
     cosited: tuple[bool, bool] = (False, False)
     palette: bool = False
+    tone: str = ""  # the HDR transfer to map to sRGB: "pq", "hlg", "" for none
+    scale: bool = False  # the second pass: scale what a first one drew
 
 
 @functools.cache
@@ -60,12 +63,18 @@ _SAMPLERS = {
 
 def sources(recipe: Recipe) -> tuple[str, str]:
     """The vertex and fragment shader of a recipe, as GLSL ES 3."""
+    if recipe.scale:
+        parts = [_HEADER.format(extension=""), _store(recipe.target, recipe.wanted.info), shader_text("scale.frag")]
+        return _HEADER.format(extension="") + shader_text("picture.vert"), "\n".join(parts)
     extension, sampler = _SAMPLERS[recipe.sampler]
     fragment = [_HEADER.format(extension=extension), f"#define SAMPLER {sampler}"]
     if recipe.fourcc is None:
         fragment.append(shader_text("sampled.glsl"))
     else:
         fragment += [f"#define PLANES {len(recipe.fetches)}", shader_text("planes.glsl"), *_decoder(recipe)]
+    if recipe.tone:
+        fragment += ["#define TONE", f"#define TONE_{recipe.tone.upper()}"]
+        fragment += [f"#define PEAK {HDR_PEAK}", f"#define WHITE {SDR_WHITE}", shader_text("tonemap.glsl")]
     fragment += [_store(recipe.target, recipe.wanted.info), shader_text("picture.frag")]
     return _HEADER.format(extension="") + shader_text("picture.vert"), "\n".join(fragment)
 

@@ -16,7 +16,9 @@ from OpenGL.EGL.EXT.platform_base import eglGetPlatformDisplayEXT
 
 devices, count = (egl.EGLDeviceEXT * 64)(), ctypes.c_int()
 eglQueryDevicesEXT(64, devices, count)
-software = next(d for d in devices[: count.value] if b"EGL_MESA_device_software" in eglQueryDeviceStringEXT(d, egl.EGL_EXTENSIONS))
+software = next(
+    d for d in devices[: count.value] if b"EGL_MESA_device_software" in eglQueryDeviceStringEXT(d, egl.EGL_EXTENSIONS)
+)
 display = eglGetPlatformDisplayEXT(0x313F, software, None)  # EGL_PLATFORM_DEVICE_EXT
 egl.eglInitialize(display, ctypes.c_int(), ctypes.c_int())
 egl.eglBindAPI(egl.EGL_OPENGL_ES_API)
