@@ -24,7 +24,7 @@ test-host: $(DEV)
 # Real kernel buffers, real fences: the tests marked kernel, in a VM on this machine's own root file system.
 test-vm: $(DEV)
 	@sh tools/setup.sh test
-	$(BIN)/python tools/vm.py --pytest
+	$(BIN)/python tools/vm.py --pytest -- $(PYTEST_ARGS)
 
 check: $(DEV)
 	@$(BIN)/ruff check -q .

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from .dmabuf import Backing, DmaBuf, Plane
 from .egl.context import Context
-from .egl.device import open_display
+from .egl.device import forked, open_display
 from .egl.image import Refused, create_image, destroy_image, rejected
-from .errors import DescriptorError, ImportRejected
+from .errors import DescriptorError, DeviceError, ImportRejected
 from .fds import OwnedFd
 from .frame import Rect
 from .gl import pixels
@@ -104,6 +104,11 @@ class Importer:
     @property
     def drawing(self) -> Drawing:
         """What the draw route keeps, made when it is first needed."""
+        if forked():
+            raise DeviceError(
+                "EGL was in use before this process was forked, and the driver's threads stayed behind: a draw would hang. "
+                "Start the process anew (multiprocessing's spawn); the routes alias, native and map still work"
+            )
         if self._drawing is None:
             from .gl.draw import Drawing
 

@@ -11,7 +11,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from . import sync
 from .copying import Again, Checked, Part, block_rect, copies, force_opaque, part_of, plane_copies, region_of
@@ -34,6 +34,47 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT = 5.0  # seconds
 DEVICE_VARIABLE = "GLREADBACK_DEVICE"
+
+
+class _Request(NamedTuple):
+    """What the caller wants of a frame."""
+
+    out: Surface | None
+    size: tuple[int, int]  # of the surface, in pixels
+    fourcc: Fourcc | None
+    route: str | None
+    damage: Iterable[Iterable[int]] | None
+    tone: str  # the HDR transfer to map to sRGB, "" for none
+    changed: str  # what else than reading happens to the pixels, in words; "" for nothing
+
+
+def _request(
+    frame: Frame,
+    checked: Checked,
+    out: Surface | None,
+    fourcc: Fourcc | str | int | None,
+    route: str | None,
+    damage: Iterable[Iterable[int]] | None,
+    scale: tuple[int, int] | None,
+    tone_map: bool,
+) -> _Request:
+    width, height = checked.region.width, checked.region.height
+    if frame.quarters % 2:
+        width, height = height, width
+    changed = ""
+    if scale is not None and tuple(scale) != (width, height):
+        width, height = scale
+        changed = "scaled"
+    tone = ""
+    if tone_map:
+        tone = (frame.color.transfer if frame.color is not None else None) or ""
+        if tone not in ("pq", "hlg"):
+            raise DescriptorError(
+                f'there is nothing to tone-map: the picture\'s transfer is {tone or "unknown"}; give color=Color(transfer="pq") or "hlg"'
+            )
+        changed = "tone-mapped"
+        fourcc = fourcc or "AB24"
+    return _Request(out, (width, height), None if fourcc is None else Fourcc(fourcc), route, damage, tone, changed)
 
 
 class Reader:
@@ -63,6 +104,8 @@ class Reader:
         *,
         fourcc: Fourcc | str | int | None = None,
         rect: Iterable[int] | None = None,
+        scale: tuple[int, int] | None = None,
+        tone_map: bool = False,
         damage: Iterable[Iterable[int]] | None = None,
         route: str | None = None,
         timeout: float = DEFAULT_TIMEOUT,
@@ -71,13 +114,16 @@ class Reader:
 
         fourcc is what to read as: packed RGB stays as it is by default, anything else becomes AB24, or AB48 where it
         has more than 8 bits; with out it is out's. rect is (x, y, width, height) in pixels of the picture as shown.
-        damage, rectangles like rect, brings only those parts of out up to date: they are clipped, and merged where that
-        is cheaper; it needs out, whose other pixels stay. route asks for one of the routes by name. timeout is in seconds, for the producer's fences.
+        scale is (width, height) in pixels to bring the picture, or the rect of it, to: each pixel is the mean of the area
+        that it covers. tone_map maps PQ or HLG (the Frame's color.transfer) to sRGB: BT.2390's curve from 1000 cd/m2 to
+        203, BT.2020's primaries to BT.709's; as AB24 unless told. damage, rectangles like rect, brings only those parts of
+        out up to date: they are clipped, and merged where that is cheaper; it needs out, whose other pixels stay. route
+        asks for one of the routes by name. timeout is in seconds, for the producer's fences.
 
         Raises DescriptorError, ImportRejected, DeviceError or FenceTimeout; out's pixels are then undefined.
         """
-        if damage is not None and (out is None or rect is not None):
-            raise DescriptorError("damage updates a surface that holds the whole picture: give out=, and no rect=")
+        if damage is not None and (out is None or rect is not None or scale is not None):
+            raise DescriptorError("damage updates a surface that holds the whole picture: give out=, no rect= and no scale=")
         with self._lock:
             if out is not None:
                 again = self._again.get(id(picture))
@@ -89,8 +135,10 @@ class Reader:
                 ):
                     return out
                 fourcc = _wanted_of(out, fourcc)
-            with self._checked(as_frame(picture), rect, timeout) as checked:
-                return self._read_on_any(checked, out, None if fourcc is None else Fourcc(fourcc), route, picture, damage)
+            frame = as_frame(picture)
+            with self._checked(frame, rect, timeout) as checked:
+                request = _request(frame, checked, out, fourcc, route, damage, scale, tone_map)
+                return self._read_on_any(checked, request, picture)
 
     def read_planes(
         self, picture: DmaBuf | Frame, *, route: str | None = None, timeout: float = DEFAULT_TIMEOUT
@@ -159,8 +207,8 @@ class Reader:
                 own = undo.enter_context(OwnedFd.dup(fd))
                 sync_start(own.fileno())
                 undo.callback(sync_end, own.fileno())
-            area, stride = frame.area, buf.planes[0].stride
-            return Surface(view, area.width, area.height, buf.fourcc, stride, route=route, held=undo.pop_all())
+            area = frame.area
+            return Surface(view, area.width, area.height, buf.fourcc, buf.step(0), route=route, held=undo.pop_all())
 
     def capabilities(self, picture: DmaBuf | Frame | None = None) -> Capabilities:
         """The capabilities of the device that would read picture (None: of any dma-buf). Raises DeviceError."""
@@ -244,26 +292,19 @@ class Reader:
         if none and not (self._device or os.environ.get(DEVICE_VARIABLE)):
             yield None
 
-    def _read_on_any(
-        self,
-        checked: Checked,
-        out: Surface | None,
-        wanted: Fourcc | None,
-        asked: str | None,
-        picture: DmaBuf | Frame,
-        damage: Iterable[Iterable[int]] | None,
-    ) -> Surface:
+    def _read_on_any(self, checked: Checked, request: _Request, picture: DmaBuf | Frame) -> Surface:
+        wanted, asked, changed = request.fourcc, request.route, request.changed
         if asked == "map":
-            return self._read_map(checked, out, plan(checked.frame, wanted, None, route="map"), damage)
+            return self._read_map(checked, request, plan(checked.frame, wanted, None, route="map", changed=changed))
         rejected: ImportRejected | None = None
         failures: dict[str, str] = {}
         for importer in self._try_devices(checked, failures):
             if importer is None:
-                route = plan(checked.frame, wanted, None, route=asked)
-                return self._read_map(checked, out, _explain(route, _no_device(failures)), damage)
+                route = plan(checked.frame, wanted, None, route=asked, changed=changed)
+                return self._read_map(checked, request, _explain(route, _no_device(failures)))
             try:
-                route = plan(checked.frame, wanted, importer.capabilities, route=asked)
-                return self._read_gl(importer, checked, out, _explain(route, rejected), asked, picture, damage)
+                route = plan(checked.frame, wanted, importer.capabilities, route=asked, changed=changed)
+                return self._read_gl(importer, checked, request, _explain(route, rejected), picture)
             except ImportRejected as error:
                 rejected = rejected or error
         raise rejected or _no_device(failures)
@@ -357,33 +398,26 @@ class Reader:
     # Reading with GL
 
     def _read_gl(
-        self,
-        importer: Importer,
-        checked: Checked,
-        out: Surface | None,
-        route: Route,
-        asked: str | None,
-        picture: DmaBuf | Frame,
-        damage: Iterable[Iterable[int]] | None,
+        self, importer: Importer, checked: Checked, request: _Request, route: Route, picture: DmaBuf | Frame
     ) -> Surface:
-        out = _prepared(checked, out, route)
-        parts = _parts(checked, out, damage)
-        out.route = _explain(route, checked.staged)
+        out = _prepared(checked, request, route)
+        parts = _parts(checked, out, request.damage)
         try:
             with importer.context, sync.cpu_access(checked.dmabufs):
                 if route == "draw":
                     from .gl.draw import draw
 
                     for part in parts:
-                        draw(importer, checked.frame, checked.backings, part.region, part_of(out, part.place), route)
+                        target = part_of(out, part.place)
+                        draw(importer, checked.frame, checked.backings, part.region, target, route, request.tone)
                 else:
                     imports, todo = [], []
                     for found, some in copies(importer, checked, out, route, parts):
                         importer.copy(some, out.address)
                         imports.append(found)
                         todo += some
-                    if damage is None:
-                        self._remember(Again(picture, checked, out, route, asked, importer, imports, todo))
+                    if request.damage is None:
+                        self._remember(Again(picture, checked, out, route, request.route, importer, imports, todo))
         except importer.Failure as error:
             raise importer.refused(checked.buf, error) from None
         if route.opaque:
@@ -399,10 +433,9 @@ class Reader:
 
     # Reading without GL
 
-    def _read_map(self, checked: Checked, out: Surface | None, route: Route, damage: Iterable[Iterable[int]] | None) -> Surface:
-        out = _prepared(checked, out, route)
-        parts = _parts(checked, out, damage)
-        out.route = _explain(route, checked.staged)
+    def _read_map(self, checked: Checked, request: _Request, route: Route) -> Surface:
+        out = _prepared(checked, request, route)
+        parts = _parts(checked, out, request.damage)
         with sync.cpu_access(checked.dmabufs):
             for part in parts:
                 rect = block_rect(checked.buf, checked.buf.layouts[0], part.region)
@@ -422,17 +455,18 @@ def _wanted_of(out: Surface, fourcc: Fourcc | str | int | None) -> Fourcc:
     return out.fourcc
 
 
-def _prepared(checked: Checked, out: Surface | None, route: Route) -> Surface:
-    """The surface to read into, of the right size and writable."""
-    width, height = checked.region.width, checked.region.height
-    if checked.frame.quarters % 2:
-        width, height = height, width
+def _prepared(checked: Checked, request: _Request, route: Route) -> Surface:
+    """The surface to read into, of the right size and writable; it says how it is filled and what its numbers mean."""
+    width, height = request.size
+    out = request.out
     if out is None:
-        return Surface.allocate(width, height, route.fourcc)
-    if (out.width, out.height) != (width, height):
+        out = Surface.allocate(width, height, route.fourcc)
+    elif (out.width, out.height) != (width, height):
         raise DescriptorError(f"the surface given is {out.width}x{out.height}, the picture to read {width}x{height}")
-    if out.data.readonly:
+    elif out.data.readonly:
         raise DescriptorError("the surface given is read-only; wrap writable memory")
+    out.route = _explain(route, checked.staged)
+    out.color = None if request.tone else checked.frame.color
     return out
 
 

@@ -48,6 +48,7 @@ class Display:
         from OpenGL.EGL.EXT.platform_base import eglGetPlatformDisplayEXT
 
         self.device = device
+        _first.append(os.getpid())
         try:
             self.handle = eglGetPlatformDisplayEXT(_PLATFORM_DEVICE_EXT, device.handle, None)
             egl.eglInitialize(self.handle, ctypes.c_int(), ctypes.c_int())
@@ -68,6 +69,14 @@ class Display:
     def hardware(self) -> bool:
         """Whether a GPU is behind it, not a software driver that borrowed its node."""
         return not self.device.software and self.driver not in _NOT_HARDWARE
+
+
+_first: list[int] = []  # the process that used EGL first; a forked one inherits the note
+
+
+def forked() -> bool:
+    """Whether EGL was already in use when this process was forked: the driver's threads are missing then."""
+    return bool(_first) and _first[0] != os.getpid()
 
 
 def _device_string(handle: Any, name: int) -> str:

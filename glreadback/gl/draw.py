@@ -72,7 +72,8 @@ class Drawing:
 
     def palette(self, colours: Sequence[tuple[int, int, int]]) -> int:
         """A texture of 256 colours; black beyond those given."""
-        wanted = b"".join(bytes((*colour, 255)) for colour in colours).ljust(1024, b"\0\0\0\xff")[:1024]
+        given = b"".join(bytes((*colour, 255)) for colour in colours)
+        wanted = given + b"\0\0\0\xff" * (256 - len(given) // 4)
         if not self._palette:
             self._palette = _plain_texture()
             gl.glTexStorage2D(gl.GL_TEXTURE_2D, 1, gl.GL_RGBA8, 256, 1)
@@ -108,7 +109,8 @@ def draw(
         # Between the passes nothing may be lost: 16 bits where there are such textures.
         between = route.target if route.target.name in ("RGBA16F", "R8") else _deepest(importer)
         full = importer.drawing.target("full", between.internal, *size)
-        _draw_picture(importer, frame, backings, region, full, replace(route, target=between), tone)
+        plain = replace(route, target=between, fourcc=between.fourcc)
+        _draw_picture(importer, frame, backings, region, full, plain, tone)
         _draw_scaled(importer, full, size, final, route)
 
     assert route.access is not None
@@ -174,8 +176,7 @@ def _draw_picture(
 
 def _draw_scaled(importer: Importer, full: Target, size: tuple[int, int], target: Target, route: Route) -> None:
     assert route.target is not None
-    # The first pass has put the components where the target wants them: what is red there is not always red.
-    program = importer.drawing.program(Recipe("2d", route.target, route.target.fourcc, scale=True))
+    program = importer.drawing.program(Recipe("2d", route.target, route.fourcc, scale=True))
     _begin(program, target, [("picture", gl.GL_TEXTURE_2D, full.texture)])
     gl.glUniform2i(program.place("size"), *size)
     gl.glUniform2f(program.place("ratio"), size[0] / target.key[1], size[1] / target.key[2])
