@@ -197,9 +197,12 @@ def _fresh(new_reader: Callable[[], Reader], frame: Frame, out: Surface) -> list
         reader.forget(frame)
 
     def map_copy_unmap() -> None:
-        with mmap.mmap(plane.fd, plane.offset + size, mmap.MAP_SHARED, mmap.PROT_READ) as mapping:
-            with memoryview(mapping) as view, view[plane.offset :] as pixels:
-                out.data[:] = pixels
+        with (
+            mmap.mmap(plane.fd, plane.offset + size, mmap.MAP_SHARED, mmap.PROT_READ) as mapping,
+            memoryview(mapping) as view,
+            view[plane.offset :] as pixels,
+        ):
+            out.data[:] = pixels
 
     map_copy_unmap()
     return [

@@ -53,27 +53,34 @@ class Part(NamedTuple):
 
 
 def copies(
-    importer: Importer, checked: Checked, out: Surface, route: Route, parts: Sequence[Part]
-) -> Iterator[tuple[Import, list[Copy]]]:
-    """The imports and their copies of an alias or native read of these parts. Context current; raises ImportRejected.
+    importer: Importer, checked: Checked, out: Surface, route: Route, parts: Sequence[Part], tone: str = ""
+) -> Iterator[tuple[Import | None, list[Copy]]]:
+    """The imports and copies of a read of these parts through GL; tone as gl/draw.py has it. Context current.
 
-    Do each one's copies before asking for the next: an import may push another one out of the cache.
+    Do each one's copies before asking for the next: an import may push another one out of the cache, a draw reuses its
+    target. Raises ImportRejected.
     """
     buf, reverse, stride = checked.buf, checked.frame.y_invert, out.stride
     assert route.access is not None
-    if route == "alias":
-        layout = buf.layouts[0]
-        for part in parts:
-            offset = part.place.y * stride + part.place.x * layout.block_bytes
-            rect = block_rect(buf, layout, part.region)
-            yield from plane_copies(importer, checked, 0, rect, stride, route.access, reverse, offset)
-        return
-    if stride % route.access.bytes:
-        raise DescriptorError(f"the surface's stride is {stride}; this read needs a multiple of {route.access.bytes} bytes")
-    whole = importer.get(buf, checked.backings, code=buf.fourcc.code, width=buf.width, height=buf.height, planes=buf.planes)
+    pixel = out.fourcc.info.planes[0].block_bytes
+    whole = None
     for part in parts:
-        offset = part.place.y * stride + part.place.x * route.access.bytes
-        yield whole, importer.copies(whole, part.region, route.access, offset, stride, reverse)
+        offset = part.place.y * stride + part.place.x * pixel
+        if route == "alias":
+            rect = block_rect(buf, buf.layouts[0], part.region)
+            yield from plane_copies(importer, checked, 0, rect, stride, route.access, reverse, offset)
+        elif route == "native":
+            if whole is None:
+                whole = importer.get(
+                    buf, checked.backings, code=buf.fourcc.code, width=buf.width, height=buf.height, planes=buf.planes
+                )
+            yield whole, importer.copies(whole.texture.framebuffer, part.region, route.access, offset, stride, reverse)
+        else:
+            from .gl.draw import draw
+
+            size = part.place.width, part.place.height
+            framebuffer = draw(importer, checked.frame, checked.backings, part.region, size, route, tone)
+            yield None, importer.copies(framebuffer, Rect(0, 0, *size), route.access, offset, stride)
 
 
 def plane_copies(
@@ -123,7 +130,7 @@ def plane_copies(
             down = rect.y + rect.height - part.y - part.height if reverse else part.y - rect.y
             place = Rect((part.x - left) // unit, part.y - top, part.width // unit, part.height)
             offset = base + down * stride + part.x - rect.x
-            yield found, importer.copies(found, place, access, offset, stride, reverse)
+            yield found, importer.copies(found.texture.framebuffer, place, access, offset, stride, reverse)
 
 
 class Again:
@@ -258,3 +265,13 @@ def part_of(surface: Surface, place: Rect) -> Surface:
     size = surface.fourcc.info.planes[0].block_bytes
     start = place.y * surface.stride + place.x * size
     return Surface(surface.data, place.width, place.height, surface.fourcc, surface.stride, start)
+
+
+def runs_of(surface: Surface, place: Rect) -> list[tuple[int, int]]:
+    """A rectangle of a surface as runs of bytes in its memory: (offset, length)."""
+    layout = surface.fourcc.info.planes[0]
+    start, length = place.y * surface.stride + place.x * layout.block_bytes, layout.row_bytes(place.width)
+    rows = layout.rows(place.height)
+    if length == surface.stride:
+        return [(start, length * rows)]
+    return [(start + row * surface.stride, length) for row in range(rows)]

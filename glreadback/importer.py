@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .dmabuf import Backing, DmaBuf, Plane
-from .egl.context import Context
-from .egl.device import forked, open_display
+from .egl.context import Borrowed, Context
+from .egl.device import CURRENT, forked, open_display
 from .egl.image import Refused, create_image, destroy_image, rejected
 from .errors import DescriptorError, DeviceError, ImportRejected
 from .fds import OwnedFd
@@ -26,6 +27,8 @@ from .plan import Access
 
 if TYPE_CHECKING:
     from .gl.draw import Drawing
+    from .gl.ring import Slot
+    from .pending import Pending
 
 # An import pins the producer's memory. Enough for a swap chain of a few buffers with a few planes each.
 CACHE_SIZE = 16
@@ -53,13 +56,21 @@ class Importer:
     Failure = GLFailure
 
     def __init__(self, device: str) -> None:
-        self.display = open_display(device)
-        self.context = Context(self.display)
+        """device is a device's name, or "current" to borrow the context that is current on this thread."""
+        self.context = Borrowed() if device == CURRENT else Context(open_display(device))
+        self.display = self.context.display
         with self.context:
             self.capabilities = ask(self.display)
+        if isinstance(self.context, Borrowed):
+            from .gl.state import Traits, copying, drawing
+
+            traits = Traits(self.capabilities.desktop, self.capabilities.extensions)
+            self.context.keep, self.context.keep_drawing = partial(copying, traits), partial(drawing, traits)
         self._drawing: Drawing | None = None
         self.can_reverse = "GL_ANGLE_pack_reverse_row_order" in self.capabilities.extensions
         self._cache: OrderedDict[Key, Import] = OrderedDict()
+        self.flying: deque[Pending] = deque()  # submitted reads, oldest first
+        self._slots: list[Slot] = []
         self.imported = 0  # imports made so far, for tests and benchmarks
 
     def get(
@@ -112,16 +123,28 @@ class Importer:
         if self._drawing is None:
             from .gl.draw import Drawing
 
-            self._drawing = Drawing()
+            self._drawing = Drawing(self.capabilities.desktop)
         return self._drawing
 
     def copies(
-        self, found: Import, rect: Rect, access: Access, offset: int, stride: int, reverse: bool = False
+        self, framebuffer: int, rect: Rect, access: Access, offset: int, stride: int, reverse: bool = False
     ) -> list[pixels.Copy]:
-        """The copies that bring a rectangle of an import to memory (gl/pixels.py)."""
-        return pixels.copies(found.texture.framebuffer, rect, access, offset, stride, reverse, self.can_reverse)
+        """The copies that bring a rectangle of a framebuffer to memory (gl/pixels.py)."""
+        return pixels.copies(framebuffer, rect, access, offset, stride, reverse, self.can_reverse)
 
     copy = staticmethod(pixels.read)
+
+    def free_slot(self) -> Slot | None:
+        """A pixel buffer that no read is filling; None when the whole ring is in flight."""
+        from .gl.ring import SLOTS, Slot
+
+        for slot in self._slots:
+            if slot.fence is None:
+                return slot
+        if len(self._slots) < SLOTS:
+            self._slots.append(Slot())
+            return self._slots[-1]
+        return None
 
     def touch(self, found: Import) -> None:
         """Mark an import as just used."""
@@ -164,7 +187,8 @@ class Importer:
     def refused(self, buf: DmaBuf, error: GLFailure) -> ImportRejected:
         """The error for a read of buf that failed only after its import."""
         return ImportRejected(
-            f"{self.display.device.name} ({self.display.driver or self.display.vendor}) imported {buf} but cannot read it: {error}",
+            f"{self.display.device.name} ({self.display.driver or self.display.vendor}) imported {buf} "
+            f"but cannot read it: {error}",
             fourcc=buf.fourcc,
             modifier=buf.modifier,
             planes=len(buf.planes),
@@ -187,11 +211,29 @@ class Importer:
         for key in [key for key, entry in self._cache.items() if entry.inodes & inodes]:
             self._drop(key)
 
+    def abandon(self) -> None:
+        """Close the descriptors of all imports and forget them, without GL: its context is not ours any more."""
+        for entry in self._cache.values():
+            entry.alive = False
+            for fd in entry.fds:
+                fd.close()
+        self._cache.clear()
+
     def close(self) -> None:
         """Drop all imports and the context. Not with the context active."""
-        with self.context:
-            for key in list(self._cache):
-                self._drop(key)
+        if self.context.current:
+            with self.context:
+                for key in list(self._cache):
+                    self._drop(key)
+                for slot in self._slots:
+                    slot.delete()
+                if self._drawing is not None:
+                    self._drawing.delete()
+        else:
+            # A borrowed context that is not current: its GL names go with it, the descriptors are ours to close.
+            for entry in self._cache.values():
+                destroy_image(self.display, entry.texture.image)
+            self.abandon()
         self.context.close()
 
 

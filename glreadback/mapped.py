@@ -38,7 +38,9 @@ def map_range(buf: DmaBuf, plane: Plane, backing: Backing, first: int, size: int
 
     Raises ImportRejected where the exporter does not allow it.
     """
-    start = first // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+    # Many exporters ignore where in a dma-buf a mapping is to start and give its beginning: DRM's shmem helper (vgem,
+    # virtio_gpu; its fault handler counts from the mapping's start), V4L2's vmalloc memory. Map it from there.
+    start = 0 if backing.dmabuf else first // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
     try:
         mapping = mmap.mmap(plane.fd, first - start + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=start)
     except OSError as error:

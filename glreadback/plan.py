@@ -87,7 +87,8 @@ class Capabilities:
     """What a device can do, asked once.
 
     formats maps fourcc -> modifier -> whether it can only be sampled as an external texture, as the driver lists them.
-    It is empty where the driver cannot be asked. max_extent is in pixels. Driver lists promise too much
+    It is empty where the driver cannot be asked. max_extent is in pixels; desktop tells a
+    borrowed desktop GL context from GLES. Driver lists promise too much
     (llvmpipe's NV12): plan() relies on them only for the alias formats and for tiled modifiers.
     """
 
@@ -96,6 +97,7 @@ class Capabilities:
     renderer: str = ""
     version: str = ""
     software: bool = True
+    desktop: bool = False
     max_extent: int = 16384
     formats: Mapping[Fourcc, Mapping[int, bool]] = field(default_factory=dict)
     extensions: frozenset[str] = frozenset()

@@ -9,12 +9,13 @@ import mmap
 import os
 import threading
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from . import sync
-from .copying import Again, Checked, Part, block_rect, copies, force_opaque, part_of, plane_copies, region_of
+from .copying import Again, Checked, Part, block_rect, copies, force_opaque, part_of, plane_copies, region_of, runs_of
 from .damage import merged
 from .dmabuf import Backing, DmaBuf, Plane, check, inspect
 from .errors import DescriptorError, DeviceError, ImportRejected
@@ -24,6 +25,7 @@ from .frame import Frame, Rect, as_frame
 from .kernel.dmabuf import sync_end, sync_start
 from .kernel.udmabuf import sealed_memfd
 from .mapped import copy_plane, map_range
+from .pending import Pending
 from .plan import Capabilities, Route, plan
 from .surface import Surface, allocate_memory, array_shape, element
 
@@ -70,11 +72,22 @@ def _request(
         tone = (frame.color.transfer if frame.color is not None else None) or ""
         if tone not in ("pq", "hlg"):
             raise DescriptorError(
-                f'there is nothing to tone-map: the picture\'s transfer is {tone or "unknown"}; give color=Color(transfer="pq") or "hlg"'
+                f"there is nothing to tone-map: the transfer is {tone or 'unknown'}; the Frame's color needs transfer pq or hlg"
             )
         changed = "tone-mapped"
         fourcc = fourcc or "AB24"
     return _Request(out, (width, height), None if fourcc is None else Fourcc(fourcc), route, damage, tone, changed)
+
+
+_readers: weakref.WeakSet[Reader] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for reader in list(_readers):
+        reader._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class Reader:
@@ -94,6 +107,30 @@ class Reader:
         self._staging: mmap.mmap | None = None
         self._staging_fd = -1
         self._closed = False
+        _readers.add(self)
+
+    def _after_fork(self) -> None:
+        """In a child process: the contexts are the parent's, and so is whoever held the lock. Begin anew, GL left alone."""
+        self._lock = threading.RLock()
+        for importer in self._open_importers():
+            importer.abandon()
+        self._importers.clear()
+        self._again.clear()
+
+    @classmethod
+    def current(cls) -> Self:
+        """A Reader inside the caller's own EGL context, which must be current on this thread: GLES 3 or desktop GL 3.3.
+
+        It makes no display and no context. Every call needs the same context current, saves the state it touches and
+        restores it. Close the Reader while the context is current, or its few GL objects stay until the context goes.
+        Raises DeviceError if no context is current or the display cannot import dma-bufs.
+        """
+        from .egl.device import CURRENT
+        from .importer import Importer
+
+        self = cls(CURRENT)
+        self._importers[CURRENT] = Importer(CURRENT)
+        return self
 
     # Public
 
@@ -139,6 +176,88 @@ class Reader:
             with self._checked(frame, rect, timeout) as checked:
                 request = _request(frame, checked, out, fourcc, route, damage, scale, tone_map)
                 return self._read_on_any(checked, request, picture)
+
+    def submit(
+        self,
+        picture: DmaBuf | Frame,
+        out: Surface | None = None,
+        *,
+        fourcc: Fourcc | str | int | None = None,
+        rect: Iterable[int] | None = None,
+        damage: Iterable[Iterable[int]] | None = None,
+        route: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Pending:
+        """Begin a read and return at once; `result()` of the Pending gives the Surface. Arguments and errors as for read.
+
+        As many reads are in flight as the ring has buffers (three); one more first waits for the oldest, up to timeout
+        seconds (FenceTimeout). Where the GPU can wait for the producer's fences it does, and result() has the time-out.
+        out and the picture's buffer must be left alone until the result is there; then the frame's release is called.
+        On a software device there is nothing to overlap: the read is done before submit returns.
+        """
+        frame = as_frame(picture)
+        with self._lock:
+            importer = self._asynchronous(frame)
+            if importer is None:
+                options: dict[str, Any] = {"fourcc": fourcc, "rect": rect, "damage": damage, "route": route}
+                return Pending(self.read(picture, out, timeout=timeout, **options))
+            if out is not None:
+                fourcc = _wanted_of(out, fourcc)
+            if damage is not None and (out is None or rect is not None):
+                raise DescriptorError("damage updates a surface that holds the whole picture: give out=, and no rect=")
+            while (slot := importer.free_slot()) is None:
+                self._settle(importer.flying[0], timeout)
+            with self._checked(frame, rect, timeout, importer) as checked:
+                request = _request(frame, checked, out, fourcc, route, damage, None, False)
+                chosen = plan(frame, request.fourcc, importer.capabilities, route=route)
+                if chosen == "map" or checked.staged:
+                    sync.wait(checked.dmabufs, frame.acquire_fence, timeout)
+                    pending = Pending(self._read_on_any(checked, request, picture))
+                    self._release(frame)
+                    return pending
+                surface = _prepared(checked, request, chosen)
+                parts = _parts(checked, surface, damage)
+                size = surface.data.nbytes
+                try:
+                    with importer.context, slot.filling(importer.display, size) as begin:
+                        _gpu_waits(importer, checked)
+                        for _, todo in copies(importer, checked, surface, chosen, parts):
+                            begin(todo)
+                except importer.Failure as error:
+                    raise importer.refused(checked.buf, error) from None
+                runs = [run for part in parts for run in runs_of(surface, part.place)]
+
+                def over() -> None:
+                    for part in parts if chosen.opaque else ():
+                        force_opaque(part_of(surface, part.place))
+                    self._release(frame)
+
+                pending = Pending(surface, self._settle, importer, slot, runs, over)
+                importer.flying.append(pending)
+                return pending
+
+    def _asynchronous(self, frame: Frame) -> Importer | None:
+        """The device to submit frame to; None where a read has nothing to overlap with."""
+        dmabuf = _is_dmabuf(frame)
+        try:
+            importer = next(self._lanes(frame.device, dmabuf, {}), None)
+        except DeviceError:
+            return None
+        return None if importer is None or importer.capabilities.software else importer
+
+    def _settle(self, pending: Pending, timeout: float) -> None:
+        """Finish a submitted read: its pixels are in its surface, its slot is free."""
+        importer = pending.importer
+        assert importer is not None
+        with self._lock, importer.context:
+            pending.take(timeout)
+            if pending in importer.flying:
+                importer.flying.remove(pending)
+
+    @staticmethod
+    def _release(frame: Frame) -> None:
+        if frame.release is not None:
+            frame.release()
 
     def read_planes(
         self, picture: DmaBuf | Frame, *, route: str | None = None, timeout: float = DEFAULT_TIMEOUT
@@ -343,18 +462,26 @@ class Reader:
     # Checking and waiting
 
     @contextlib.contextmanager
-    def _checked(self, frame: Frame, rect: Iterable[int] | None, timeout: float) -> Iterator[Checked]:
-        """The frame, checked against its descriptors, waited for, and copied first where a driver must not map it."""
+    def _checked(
+        self, frame: Frame, rect: Iterable[int] | None, timeout: float, submitting: Importer | None = None
+    ) -> Iterator[Checked]:
+        """The frame, checked against its descriptors, waited for, and copied first where a driver must not map it.
+
+        It is released at the end; when submitting, only if something went wrong, and a GPU that can wait by itself does.
+        """
         if self._closed:
             raise ValueError("the Reader is closed")
         try:
             region = region_of(frame, rect)
             checked = Checked(frame, check(frame.buffer), region, "")
-            sync.wait(checked.dmabufs, frame.acquire_fence, timeout)
+            if submitting is None or not _waits_itself(submitting):
+                sync.wait(checked.dmabufs, frame.acquire_fence, timeout)
             yield self._stage(checked)
-        finally:
-            if frame.release is not None:
-                frame.release()
+        except BaseException:
+            self._release(frame)
+            raise
+        if submitting is None:
+            self._release(frame)
 
     def _stage(self, checked: Checked) -> Checked:
         """Copy the bytes where the driver must not map the descriptor itself: it can shrink under it, or is read-only.
@@ -404,20 +531,14 @@ class Reader:
         parts = _parts(checked, out, request.damage)
         try:
             with importer.context, sync.cpu_access(checked.dmabufs):
-                if route == "draw":
-                    from .gl.draw import draw
-
-                    for part in parts:
-                        target = part_of(out, part.place)
-                        draw(importer, checked.frame, checked.backings, part.region, target, route, request.tone)
-                else:
-                    imports, todo = [], []
-                    for found, some in copies(importer, checked, out, route, parts):
-                        importer.copy(some, out.address)
-                        imports.append(found)
-                        todo += some
-                    if request.damage is None:
-                        self._remember(Again(picture, checked, out, route, request.route, importer, imports, todo))
+                imports, todo = [], []
+                for found, some in copies(importer, checked, out, route, parts, request.tone):
+                    importer.copy(some, out.address)
+                    imports.append(found)
+                    todo += some
+                if request.damage is None and not request.changed and route != "draw":
+                    again = [found for found in imports if found is not None]
+                    self._remember(Again(picture, checked, out, route, request.route, importer, again, todo))
         except importer.Failure as error:
             raise importer.refused(checked.buf, error) from None
         if route.opaque:
@@ -485,6 +606,27 @@ def _why_staged(backing: Backing) -> str:
     if not backing.writable:
         return "its descriptor is read-only"
     return ""
+
+
+def _waits_itself(importer: Importer) -> bool:
+    from .egl.fence import can_wait_on_gpu
+
+    return can_wait_on_gpu(importer.display)
+
+
+def _gpu_waits(importer: Importer, checked: Checked) -> None:
+    """Let the GPU wait for the producer's fences, if it can; else they have been waited for already."""
+    if not _waits_itself(importer):
+        return
+    from .egl.fence import wait_on_gpu
+
+    if checked.frame.acquire_fence is not None:
+        wait_on_gpu(importer.display, checked.frame.acquire_fence)
+    for fd in sync.unsignalled(checked.dmabufs):
+        try:
+            wait_on_gpu(importer.display, fd)
+        finally:
+            os.close(fd)
 
 
 def _explain(route: Route, why: object) -> Route:

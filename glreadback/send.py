@@ -1,9 +1,9 @@
 """The producer's end of a `unix:` source: ten lines in a compositor.
 
-    sock = socket.socket(socket.AF_UNIX)
-    sock.connect(path)                                          # glreadback snapshot 'unix:PATH?listen=1' waits there
-    buf = glreadback.DmaBuf(width, height, "XR24", [glreadback.Plane(fd, 0, stride)], modifier)
-    glreadback.send_frame(sock, glreadback.Frame(buf, acquire_fence=fence))   # comes back when it has been read
+sock = socket.socket(socket.AF_UNIX)
+sock.connect(path)                                          # glreadback snapshot 'unix:PATH?listen=1' waits there
+buf = glreadback.DmaBuf(width, height, "XR24", [glreadback.Plane(fd, 0, stride)], modifier)
+glreadback.send_frame(sock, glreadback.Frame(buf, acquire_fence=fence))   # comes back when it has been read
 """
 
 from __future__ import annotations
@@ -49,10 +49,13 @@ class Sent:
         Raises ReleaseTimeout where it did not come in time, SinkError where the reader hung up or talks nonsense: it
         reads no more, and the buffer may be drawn to again.
         """
+        self._wait(time.monotonic() + timeout, timeout)
+
+    def _wait(self, deadline: float, timeout: float) -> None:
         if self._released:
             return
         try:
-            self._peer.wait(self._number, time.monotonic() + timeout)
+            self._peer.wait(self._number, deadline)
         except ReleaseTimeout:
             raise ReleaseTimeout(f"the reader did not release frame {self._number} within {timeout:g} s") from None
         except SinkError:
@@ -80,9 +83,9 @@ def send_frame(sock: socket.socket, frame: Frame | DmaBuf, *, timeout: float = D
     peer = _peers.setdefault(sock, _Peer(weakref.ref(sock)))
     number = next(_numbers)
     sent = Sent(peer, number, as_frame(frame))
-    peer.send(*wire.format_header(number, sent._frame), deadline)
+    peer.send(number, *wire.format_header(number, sent._frame), deadline)
     if wait:
-        sent.wait(max(0.0, deadline - time.monotonic()))
+        sent._wait(deadline, timeout)
     return sent
 
 
@@ -95,10 +98,9 @@ class _Peer:
         self._pending: set[int] = set()
         self._gone: str = ""
 
-    def send(self, line: bytes, fds: list[int], deadline: float) -> None:
+    def send(self, number: int, line: bytes, fds: list[int], deadline: float) -> None:
         sock = self._socket()
         rest = memoryview(line)
-        number = wire.parse_header(line[:-1], len(fds)).number
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
         while rest:
             try:

@@ -60,6 +60,23 @@ def wait(fds: Iterable[int], fence: int | None, timeout: float) -> None:
             os.close(snapshot)
 
 
+def unsignalled(fds: Iterable[int]) -> list[int]:
+    """New sync files, the caller's to close, of the writers' fences on dma-bufs that are not ready yet.
+
+    Where the kernel has no such sync files (before 6.0) a buffer gives none: wait() for it instead.
+    """
+    found: list[int] = []
+    try:
+        for fd in fds:
+            if not _ready(fd, 0):
+                found.append(dmabuf.export_sync_file(fd, dmabuf.READ))
+    except OSError:
+        for fd in found:
+            os.close(fd)
+        raise
+    return found
+
+
 @contextlib.contextmanager
 def cpu_access(fds: Iterable[int]) -> Iterator[None]:
     """DMA_BUF_IOCTL_SYNC START before and END after, on each dma-buf, on every path."""

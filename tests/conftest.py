@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -25,7 +26,7 @@ class MemFd(Protocol):
 
 @pytest.fixture
 def memfd() -> Iterator[MemFd]:
-    """Makes memfds: of a size (zeros, sparse) or a content, with seals; mode O_RDONLY or O_WRONLY opens it so. Closed at the end."""
+    """Makes memfds, closed at the end: of a size (zeros, sparse) or a content, with seals, opened as mode says."""
     made: list[int] = []
 
     def make(content: int | bytes | Bytes, seals: int = SHRINK, mode: int = os.O_RDWR) -> int:
@@ -132,8 +133,8 @@ def picture(memfd: MemFd, noise: Bytes, request: pytest.FixtureRequest) -> MakeP
 
 
 @pytest.fixture(scope="session")
-def software() -> None:
-    """Opens the software device for good: what it keeps for the process's life is no leak of a test."""
+def software(noise_fd: int) -> None:
+    """Opens the software device for good: what it and the noise keep for the process's life is no leak of a test."""
     memory = os.memfd_create("warm", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(memory, 4096)
     fcntl.fcntl(memory, fcntl.F_ADD_SEALS, SHRINK)

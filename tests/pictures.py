@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import mmap
 import os
 from collections.abc import Sequence
@@ -54,9 +53,14 @@ class Picture:
         return np.lib.stride_tricks.as_strided(self.content[plane.offset :], shape, steps, writeable=False)
 
 
-def one_plane(linear_only: bool = True) -> Sequence[Fourcc]:
-    """Every format of one plane that exists as rows of pixels."""
-    return [code for code in Fourcc.all() if len(code.info.planes) == 1 and (code.info.linear or not linear_only)]
+def linear_formats() -> Sequence[Fourcc]:
+    """Every format that exists as rows of pixels."""
+    return [code for code in Fourcc.all() if code.info.linear]
+
+
+def one_plane_formats() -> Sequence[Fourcc]:
+    """Those of them with one plane: what the alias route serves."""
+    return [code for code in linear_formats() if len(code.info.planes) == 1]
 
 
 def assert_route(surface: Surface, name: str) -> None:

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Run a command under a Debian kernel that has real dma-buf drivers, in a QEMU guest on this machine's own files.
 
-    python tools/vm.py [--results DIR] [--junit FILE] [--timeout S] -- COMMAND…
+    python tools/vm.py [--results DIR] [--junit FILE] [--timeout S] [--modules] -- COMMAND…
     python tools/vm.py --pytest [-- PYTEST'S ARGUMENTS…]
 
 The guest sees the machine's whole root file system, at the same paths, and keeps what it writes to itself; only DIR
-is shared for writing. It has udmabuf, dma-heap, vgem, virtio_gpu, bochs and two vivid cameras, and no network.
+is shared for writing. It has udmabuf, dma-heap, vgem, virtio_gpu, bochs and two vivid cameras, and no network; with --modules
+also vkms, mbochs and mdpy, which are built from the kernel's source (vm_modules.py).
 The CPU is emulated (TCG) always: nested KVM often cannot boot, and the lane must not depend on it.
 
---pytest is the kernel lane: `pytest -m kernel tests/kernel`, with the checks of --junit on build/kernel/junit.xml.
+--pytest is the kernel lane: `pytest -m kernel tests/kernel`, with --modules and with the checks of --junit on
+build/kernel/junit.xml.
 
 The exit status is COMMAND's. 124 means that the time was over, 125 that the VM could not be had or died, or that
 the results are missing: never 0. No temporary file is made, and QEMU dies with this process.
@@ -100,7 +102,7 @@ def main() -> int:
     signal.signal(signal.SIGHUP, _leave)
     try:
         shares = _shares(arguments.results, arguments.junit)
-        kernel, initramfs = prepare(SCRIPTS, report.say)
+        kernel, initramfs = prepare(SCRIPTS, report.say, arguments.modules)
         job = _job(arguments.command, shares)
         with _boot(kernel, initramfs + cpio([job]), shares, arguments.memory) as guest:
             _follow(guest, report, arguments.timeout)
@@ -136,12 +138,14 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--timeout", type=float, default=600, metavar="S", help="the VM's seconds (default 600)")
     parser.add_argument("--memory", type=int, default=3072, metavar="MIB", help="the guest's memory (default 3072)")
+    parser.add_argument("--modules", action="store_true", help="with modules built from the kernel's source: vkms, mbochs, mdpy")
     parser.add_argument("--verbose", action="store_true", help="show the end of the kernel's log on any failure")
     parser.add_argument("--pytest", action="store_true", help="COMMAND is arguments for pytest, run on the kernel lane")
     parser.add_argument("command", nargs="*", metavar="COMMAND", help="put -- before it")
     arguments = parser.parse_args()
     if arguments.pytest:
         os.chdir(ROOT)
+        arguments.modules = True
         arguments.junit = arguments.junit or LANE_JUNIT
         # Which tests may be said; else it is all of the lane.
         named = any(os.path.exists(word.partition("::")[0]) for word in arguments.command)

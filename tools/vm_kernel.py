@@ -39,6 +39,15 @@ DEVICE_MODULES = {
 _UNPACK: dict[str, Callable[[bytes], bytes]] = {".ko": bytes, ".xz": lzma.decompress, ".gz": gzip.decompress}
 
 
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A module that was built (vm_modules.py): its file, the modules to load before it, its parameters."""
+
+    file: Path
+    needs: tuple[str, ...]
+    parameters: str
+
+
 class VmError(Exception):
     """The VM cannot be prepared, did not come up, or died. The message is one line."""
 
@@ -66,16 +75,34 @@ def cache_folder() -> Path:
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "glreadback" / "vm"
 
 
-def prepare(scripts: Path, say: Say) -> tuple[Kernel, bytes]:
-    """The newest kernel in the cache, fetched if there is none, and its initramfs (a cpio archive). Raises VmError."""
+def prepare(scripts: Path, say: Say, modules: bool = False) -> tuple[Kernel, bytes]:
+    """The newest kernel in the cache, fetched if there is none, and its initramfs (a cpio archive). Raises VmError.
+
+    modules: with those of vm_modules.py, which are built for it if need be.
+    """
     if platform.machine() != "x86_64":
         raise VmError(f"the kernel lane runs on x86-64 only, this machine is {platform.machine()}")
     cache = cache_folder()
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with _lock(cache / "lock", say):
+            for killed in cache.glob("fetching-*"):  # the lock is ours: nobody works in it
+                shutil.rmtree(killed, ignore_errors=True)
             kernel = _cached(cache) or _fetch(cache, say)
-            return kernel, _initramfs(cache, kernel, scripts, say)
+            built: list[Built] = []
+            if modules:
+                from vm_modules import NoHeadersError, build
+
+                try:
+                    built = build(cache, kernel, say)
+                except NoHeadersError as error:
+                    say(str(error))
+                    newer = _fetch(cache, say)
+                    if newer.release == kernel.release:
+                        raise
+                    kernel = newer
+                    built = build(cache, kernel, say)
+            return kernel, _initramfs(cache, kernel, scripts, built, say)
     except OSError as error:
         raise VmError(f"cannot keep a kernel in {cache}: {error}") from error
 
@@ -91,12 +118,12 @@ def _lock(path: Path, say: Say) -> Iterator[None]:
         yield
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", text))
 
 
 def _cached(cache: Path) -> Kernel | None:
-    found = sorted(cache.glob("kernels/*/lib/modules/*/modules.dep"), key=lambda path: _numbers(path.parent.name))
+    found = sorted(cache.glob("kernels/*/lib/modules/*/modules.dep"), key=lambda path: numbers(path.parent.name))
     return Kernel(found[-1].parents[3], found[-1].parent.name) if found else None
 
 
@@ -113,8 +140,6 @@ def _fetch(cache: Path, say: Say) -> Kernel:
     if not depmod:
         raise VmError("depmod is missing; install the package kmod")
     (cache / "kernels").mkdir(exist_ok=True)
-    for killed in cache.glob("fetching-*"):  # the lock is ours: nobody works in it
-        shutil.rmtree(killed, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix="fetching-") as name:
         temporary = Path(name)
         package = _download(temporary, say)
@@ -141,7 +166,24 @@ def _fetch(cache: Path, say: Say) -> Kernel:
 
 
 def _download(folder: Path, say: Say) -> Path:
-    """Download the kernel package into folder, by the system's package lists or else by fresh ones of our own."""
+    """Download the kernel package into folder."""
+
+    def choose(options: list[str]) -> dict[str, int]:
+        package, size = _newest_kernel(_apt("apt-cache", options, ["show", *META_PACKAGES])[0], options)
+        return {package: size} if package else {}
+
+    if packages := download(folder, choose, say):
+        return packages[0]
+    why = f"apt knows no kernel from {'.'.join(map(str, OLDEST))} on"
+    raise VmError(f"cannot get a kernel package ({', '.join(META_PACKAGES)}): {why}")
+
+
+def download(folder: Path, choose: Callable[[list[str]], Mapping[str, int]], say: Say) -> list[Path]:
+    """Download packages into folder, by the system's package lists or else by fresh ones of our own.
+
+    choose is given apt's options and says which ones, with their sizes in bytes, or none where the lists lack them: then
+    none come back. Raises VmError where apt fails.
+    """
     # Only root may refresh the system's lists, and they are not ours to change.
     lists, cache = folder / "apt" / "lists", folder / "apt" / "cache"
     own_lists = [f"Dir::State::Lists={lists}", f"Dir::Cache={cache}", "Acquire::Languages=none"]
@@ -152,25 +194,38 @@ def _download(folder: Path, say: Say) -> Path:
             for part in (lists / "partial", cache / "archives" / "partial"):
                 part.mkdir(parents=True)
             failure = _apt("apt-get", options, ["update"])[1] or failure
-        package, size = _newest_kernel(_apt("apt-cache", options, ["show", *META_PACKAGES])[0], options)
-        if not package:
-            failure = failure or f"apt knows no kernel from {'.'.join(map(str, OLDEST))} on"
+        if not (wanted := choose(options)):
             continue
-        say(f"downloading {package} ({size / 1e6:.0f} MB, once)")
-        failure = _apt("apt-get", options, ["download", package], folder, say)[1]
-        if not failure and (packages := list(folder.glob("*.deb"))):
-            return packages[0]
-    raise VmError(f"cannot get a kernel package ({', '.join(META_PACKAGES)}): {failure}")
+        what = next(iter(wanted)) + (f" and {len(wanted) - 1} more" if len(wanted) > 1 else "")
+        say(f"downloading {what} ({sum(wanted.values()) / 1e6:.0f} MB, once)")
+        failure = _apt("apt-get", options, ["download", *wanted], folder, say)[1]
+        packages = list(folder.glob("*.deb"))
+        if not failure and len(packages) == len(wanted):
+            return packages
+    if failure:
+        raise VmError(f"cannot get packages: {failure}")
+    return []
+
+
+def packages_of(names: Iterable[str], options: list[str], version: str = "") -> dict[str, dict[str, str]]:
+    """The records of packages (apt-cache show) by name: of that version where there is one, else of the newest."""
+    found: dict[str, dict[str, str]] = {}
+    for text in _apt("apt-cache", options, ["show", *names])[0].split("\n\n"):
+        record = dict(re.findall(r"^([A-Z][\w-]*): (.*)$", text, re.MULTILINE))
+        name = record.get("Package", "")
+        if name and (name not in found or record.get("Version") == version):
+            found[name] = record
+    return found
 
 
 def _newest_kernel(shown: str, options: list[str]) -> tuple[str, int]:
     """The package that the meta packages' records (apt-cache show) depend on, and its size in bytes."""
     # 6.12 wins over newer ones: it is what the tests are known to run on.
     names = set(re.findall(r"^Depends:.*?\b(linux-image-\d+\.\d+\.[\w.+~-]*?amd64)\b(?!-)", shown, re.MULTILINE))
-    usable = [name for name in names if _numbers(name)[:2] >= OLDEST]
+    usable = [name for name in names if numbers(name)[:2] >= OLDEST]
     if not usable:
         return "", 0
-    name = max(usable, key=lambda name: (_numbers(name)[:2] == OLDEST, _numbers(name)))
+    name = max(usable, key=lambda name: (numbers(name)[:2] == OLDEST, numbers(name)))
     sizes = re.findall(r"^Size: (\d+)$", _apt("apt-cache", options, ["show", name])[0], re.MULTILINE)
     return name, int(sizes[0]) if sizes else 0
 
@@ -216,12 +271,12 @@ def _run(command: list[str]) -> None:
 # ---- The initramfs ----
 
 
-def _initramfs(cache: Path, kernel: Kernel, scripts: Path, say: Say) -> bytes:
-    """The archive for this kernel, these scripts and this busybox: from the cache, or packed anew."""
+def _initramfs(cache: Path, kernel: Kernel, scripts: Path, built: list[Built], say: Say) -> bytes:
+    """The archive for this kernel, these scripts, modules and this busybox: from the cache, or packed anew."""
     busybox = _static_busybox()
     fixed = {"init": (scripts / "init").read_bytes(), "run.sh": (scripts / "run").read_bytes()}
-    wanted = {**ROOT_MODULES, **DEVICE_MODULES}
-    ingredients = repr((kernel.folder.name, fixed, wanted)).encode() + busybox
+    wanted = {**ROOT_MODULES, **DEVICE_MODULES, **{name: "" for module in built for name in module.needs}}
+    ingredients = repr((kernel.folder.name, fixed, wanted, built)).encode() + busybox
     path = cache / f"initramfs-{hashlib.sha256(ingredients).hexdigest()[:16]}.cpio"
     if path.exists():
         return path.read_bytes()
@@ -236,9 +291,13 @@ def _initramfs(cache: Path, kernel: Kernel, scripts: Path, say: Say) -> bytes:
         name = module.name.split(".")[0] + ".ko"
         entries.append(Entry(f"modules/{name}", stat.S_IFREG | 0o644, _module(module)))
         order.append(f"{name} {parameters}".rstrip() + "\n")
+    for extra in built:
+        entries.append(Entry(f"modules/{extra.file.name}", stat.S_IFREG | 0o644, extra.file.read_bytes()))
+        order.append(f"{extra.file.name} {extra.parameters}".rstrip() + "\n")
     entries.append(Entry("modules/order", stat.S_IFREG | 0o644, "".join(order).encode()))
     archive = cpio(entries)
-    for old in cache.glob("initramfs-*"):
+    # With and without modules: two are in use.
+    for old in sorted(cache.glob("initramfs-*"), key=lambda old: old.stat().st_mtime)[:-1]:
         old.unlink()
     with tempfile.NamedTemporaryFile(dir=cache, prefix="initramfs-", suffix=".new", delete=False) as file:
         file.write(archive)

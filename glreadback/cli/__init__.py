@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
+import gc
+import io
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
+from ..words import choices
 from ._exit import USAGE, ends_quietly, report
 
 # command: what it does. Its module has the same name and HELP, EXAMPLES, add_arguments(parser), run(args) -> exit code.
@@ -87,32 +89,40 @@ def parser_of(command: str) -> Parser:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    if arguments and arguments[0] in COMMANDS:
-        return parser_of(arguments[0]).parse_args(arguments[1:])
-    parser = _top()
-    parser.parse_known_args(arguments)  # --help and --version end here
+    if not arguments or arguments[0] not in COMMANDS:
+        parser = _top()
+        parser.parse_known_args(arguments)  # --help and --version end here
+        parser.error(_why_no_command(arguments))
+    return parser_of(arguments[0]).parse_args(arguments[1:])
+
+
+def _why_no_command(arguments: Sequence[str]) -> str:
     if not arguments:
-        parser.error("no command was given")
+        return "no command was given"
     first = arguments[0]
     if first.startswith("-"):
-        parser.error(f"there is no option {first!r} before the command")
-    from difflib import get_close_matches
-
-    close = get_close_matches(first, COMMANDS, n=1)
-    meant = f" (did you mean {close[0]}?)" if close else ""
-    parser.error(f"there is no command {first!r}{meant}; there are {', '.join(COMMANDS)}")
+        return f"there is no option {first!r} before the command"
+    return f"there is no command {first!r}{choices(first, COMMANDS)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line (None: sys.argv's); the exit code. Whatever a user can do wrong is one message on stderr."""
+    """Run one command line (None: this process's own); the exit code. What a user can do wrong is one message on stderr."""
+    if arguments is not None:
+        return _run(arguments)
+    # Looking for garbage while modules load, and all through them at exit, would take a tenth of a snapshot's time.
+    gc.set_threshold(50_000)
+    code = _run(sys.argv[1:])
+    gc.freeze()
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         # A path may hold bytes, and a message characters, that the terminal's encoding has not.
-        if stream is not None and hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     with ends_quietly() as ending:
-        # PyOpenGL picks its platform when it is loaded; ours never needs a window system.
-        os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
-        args = _parse(sys.argv[1:] if arguments is None else arguments)
+        args = _parse(arguments)
         ending.code = args.run(args)
         if sys.stdout is not None:
             sys.stdout.flush()  # a full disk is to be noticed here, not at exit

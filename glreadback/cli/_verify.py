@@ -1,8 +1,8 @@
-"""`snapshot --verify`: the same frame once more by another route, compared bit for bit. Neither numpy nor GL here."""
+"""`snapshot --verify`: the same frame once more by another route, compared bit for bit. No GL here."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import DescriptorError, GlReadbackError, ImportRejected
 from ..plan import ROUTES
@@ -18,10 +18,11 @@ _ORDER = ("map", *(name for name in ROUTES if name != "map"))
 
 
 def verify(reader: Reader, frame: Frame, surface: Surface, rect: Rect | None, timeout: float) -> str:
-    """Read what surface shows a second time; the name of the route that agreed.
+    """Read what surface shows a second time; what was found equal, in words: "identical by alias and map".
 
-    Raises GlReadbackError on the first pixel that differs, naming it and both values, and where no second route reads
-    such a frame bit for bit.
+    Where the picture was converted or turned, so that no second route gives the same bits, it is the raw planes that
+    are read twice. Raises GlReadbackError on the first pixel that differs, naming it and both values, and where nothing
+    can be read twice.
     """
     first = surface.route
     assert first is not None
@@ -34,23 +35,32 @@ def verify(reader: Reader, frame: Frame, surface: Surface, rect: Rect | None, ti
         except (DescriptorError, ImportRejected) as error:
             why.append(f"{name}: {str(error).splitlines()[0]}")
             continue
-        if other.route is None or not (other.route.exact or name == "native"):
-            why.append(f"{name}: not bit for bit")
-            continue
         found = first_difference(surface, other)
-        if found is None:
-            return name
-        x, y, ours, theirs = found
-        raise GlReadbackError(
-            f"verify failed: pixel ({x}, {y}) is {ours} by {first.name} and {theirs} by {name}\n"
-            "(or the producer drew between the two reads)"
-        )
-    if not first.exact:
-        why.append(
-            f"the {first.name} route converts {frame.buffer.fourcc} to {surface.fourcc}, and only equal bits can be compared"
-        )
+        if found is not None:
+            x, y, ours, theirs = found
+            _fail(f"pixel ({x}, {y})", ours, first.name, theirs, name)
+        return f"identical by {first.name} and {name}"
+    if not frame.buffer.linear:
+        why.append(f"modifier {frame.buffer.modifier} is not LINEAR, so the raw planes cannot be compared either")
+        raise GlReadbackError(f"cannot verify: no second route reads {frame.buffer} as {surface.fourcc}\n({'; '.join(why)})")
+    return _verify_planes(reader, frame, timeout)
+
+
+def _verify_planes(reader: Reader, frame: Frame, timeout: float) -> str:
+    planes = [reader.read_planes(frame, route=name, timeout=timeout) for name in ("alias", "map")]
+    for index, (one, other) in enumerate(zip(*planes, strict=True)):
+        if one.tobytes() == other.tobytes():
+            continue
+        y, x = (one != other).reshape(*one.shape[:2], -1).any(axis=2).nonzero()
+        at = (int(y[0]), int(x[0]))
+        _fail(f"sample ({at[1]}, {at[0]}) of plane {index}", str(one[at].tolist()), "alias", str(other[at].tolist()), "map")
+    count = len(planes[0])
+    return f"the raw plane{'s are' if count > 1 else ' is'} identical by alias and map"
+
+
+def _fail(where: str, ours: str, first: str, theirs: str, second: str) -> NoReturn:
     raise GlReadbackError(
-        f"cannot verify: no second route reads {frame.buffer} as {surface.fourcc} bit for bit\n({'; '.join(why)})"
+        f"verify failed: {where} is {ours} by {first} and {theirs} by {second}\n(or the producer drew between the two reads)"
     )
 
 
@@ -69,14 +79,17 @@ def first_difference(one: Surface, other: Surface) -> tuple[int, int, str, str] 
         a, b = int.from_bytes(mine, "little"), int.from_bytes(its, "little")
         differing = (a ^ b) & mask
         if differing:
-            block = ((differing & -differing).bit_length() - 1) // size
+            block, bit = divmod((differing & -differing).bit_length() - 1, size)
+            field = next(field for field in layout.fields if field.shift <= bit < field.shift + field.bits)
             part = (1 << size) - 1
-            values = [_words(number >> block * size & part, layout) for number in (a, b)]
-            return block * layout.block_width, y * layout.block_height, values[0], values[1]
+            values = [_words(number >> block * size & part, layout, field.sample) for number in (a, b)]
+            x = block * layout.block_width + field.sample % layout.block_width
+            return x, y * layout.block_height + field.sample // layout.block_width, values[0], values[1]
     return None
 
 
-def _words(block: int, layout: PlaneFormat) -> str:
-    """A block's components in memory order, "B 16 G 180 R 180"."""
-    fields = (field for field in layout.fields if field.component != "X")
-    return " ".join(f"{field.component} {block >> field.shift & (1 << field.bits) - 1}" for field in fields)
+def _words(block: int, layout: PlaneFormat, sample: int) -> str:
+    """A pixel's components from the lowest bit, "B 16 G 180 R 180"; of the block's pixels the given one."""
+    fields = [field for field in layout.fields if field.component != "X" and field.sample in (sample, 0)]
+    own = [field for field in fields if field.sample == sample or sum(f.component == field.component for f in fields) == 1]
+    return " ".join(f"{field.component} {block >> field.shift & (1 << field.bits) - 1}" for field in own)

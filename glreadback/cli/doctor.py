@@ -173,7 +173,8 @@ def _software(probed: Probed) -> dict[str, Any] | None:
 
 _INSTALL_MESA = (
     "Debian trixie, Ubuntu 25.04 and newer: apt install libegl1 libgles2 libegl-mesa0 libgl1-mesa-dri\n"
-    "Debian bookworm: the same from bookworm-backports (apt install -t bookworm-backports …); Fedora: mesa-libEGL mesa-dri-drivers"
+    "Debian bookworm: the same from bookworm-backports (apt install -t bookworm-backports …)\n"
+    "Fedora: dnf install mesa-libEGL mesa-libGLES mesa-dri-drivers"
 )
 
 
@@ -258,7 +259,8 @@ def _memory() -> Findings:
     if not os.path.exists(device):
         yield Finding(
             "no",
-            f"{device} is missing: pattern: and file: use sealed memfds in place of dma-bufs, which only the software device takes",
+            f"{device} is missing: pattern: and file: use sealed memfds in place of dma-bufs, "
+            "which only the software device takes",
             "sudo modprobe udmabuf (a kernel with CONFIG_UDMABUF); to load it at boot: echo udmabuf | sudo tee "
             f"/etc/modules-load.d/udmabuf.conf\nIn a container, hand it in: --device {device}",
         )
@@ -299,8 +301,11 @@ def _rights() -> Findings:
             "" if usable else _join(node),
         )
     if not nodes:
-        yield Finding("no", "there is no /dev/dri/card* or renderD*: no screens to capture (kms:) and no GPU, only the software device",
-                      "In a container, hand the host's in: --device /dev/dri")  # fmt: skip
+        yield Finding(
+            "no",
+            "there is no /dev/dri/card* or renderD*: no screens to capture (kms:) and no GPU",
+            "In a container, hand the host's in: --device /dev/dri",
+        )
     if _capable(_CAP_SYS_ADMIN):
         yield Finding("ok", "this process has CAP_SYS_ADMIN: kms: may see other programs' framebuffers")
     else:

@@ -27,6 +27,12 @@ examples:
 """
 
 _SIZE = 64  # pixels either way: no format or driver minds
+_NOT_AT_ALL: dict[str, Any] = {
+    "route": None,
+    "exact": None,
+    "as": None,
+    "reason": "exists only in its vendor's compressed layouts, and this device lists none",
+}
 _HEAD = ("FOURCC", "NAME", "PLANES", "ROUTE", "EXACT", "AS", "DRIVER LISTS")
 
 
@@ -82,10 +88,7 @@ def describe(fourcc: Fourcc, capabilities: Capabilities | None) -> dict[str, Any
         found |= _route(info, Modifier.LINEAR, capabilities)
     else:
         readable = next((entry for entry in modifiers if entry["route"]), None)
-        found |= {key: readable[key] for key in ("route", "exact", "as", "reason")} if readable else {
-            **{"route": None, "exact": None, "as": None},
-            "reason": "exists only in its vendor's compressed layouts, and this device lists none",
-        }  # fmt: skip
+        found |= {key: readable[key] for key in _NOT_AT_ALL} if readable else _NOT_AT_ALL
     return {**found, "modifiers": modifiers}
 
 
@@ -138,11 +141,10 @@ def _summary(rows: list[dict[str, Any]], device: dict[str, str] | None, missing:
     where = "No device works, so only the map route is left: " + missing
     if device is not None:
         where = f"Device: {device['name']}, {device['driver'] or 'driver unknown'}, {device['renderer']}."
-    text = [
+    return [
         *_refusals(rows),
         f"{len(rows)} formats: {exact} read bit for bit, {converted} converted, {len(rows) - exact - converted} not at all.",
         where,
         "ROUTE is for linear buffers. DRIVER LISTS is what the driver claims to import as it is;",
         "it may promise too much. Reader.read_planes reads the planes of every linear format bit for bit.",
     ]
-    return text

@@ -180,8 +180,7 @@ def _lines(found: dict[str, Any], about: dict[str, object]) -> list[tuple[str, s
     for index, plane in enumerate(found["planes"]):
         where = f"fd {plane['fd']}, offset {plane['offset']}, stride {plane['stride']}"
         lines.append((f"plane {index}", f"{where}; {plane['samples']}" if plane["samples"] else where))
-    for buffer in found["buffers"]:
-        lines.append((f"fd {buffer['fd']}", _buffer_words(buffer)))
+    lines += [(f"fd {buffer['fd']}", _buffer_words(buffer)) for buffer in found["buffers"]]
     if found["visible"] != [0, 0, found["width"], found["height"]]:
         lines.append(("visible", "{2}x{3}+{0}+{1}".format(*found["visible"])))
     if found["y_invert"]:

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from .. import sinks
-from ..errors import SinkError
+from ..errors import SinkError, SourceError
 from ..frame import TRANSFORMS
 from ..plan import ROUTES
 from ..reader import Reader
@@ -88,8 +88,10 @@ def run(args: argparse.Namespace) -> int:
             if number == args.count:
                 break
         progress.clear()
+        if not written:
+            raise SourceError(f"{args.source} gave no picture")
         if progress.shown and not args.json:
-            print(f"{args.count} pictures: {written[0]} to {written[-1]}" if output != _STDOUT else _sentence(shot), file=said)
+            print(f"{len(written)} pictures: {written[0]} to {written[-1]}", file=said)
     return DONE
 
 
@@ -140,7 +142,7 @@ class _Shot:
     source: str
     device: str | None
     seconds: float  # of the read alone
-    verified: str | None  # the second route, if there was one
+    verified: str | None  # what a second read found equal
 
 
 def _take(reader: Reader, frame: Frame, path: str, format: str | None, args: argparse.Namespace) -> _Shot:
@@ -177,7 +179,7 @@ def _sentence(shot: _Shot) -> str:
         what += f" ({route.reason})"
     if not route.exact:
         what += ", not bit for bit"
-    checked = f"; verified: identical by {route.name} and {shot.verified}" if shot.verified else ""
+    checked = f"; verified: {shot.verified}" if shot.verified else ""
     where = "standard output" if shot.path == _STDOUT else shot.path
     return f"{where}: {what}{checked}"
 

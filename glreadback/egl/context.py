@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -19,6 +21,41 @@ _make_current = function("eglMakeCurrent", _uint, _pointer, _pointer, _pointer, 
 _current_context = function("eglGetCurrentContext", _pointer)
 _current_display = function("eglGetCurrentDisplay", _pointer)
 _current_surface = function("eglGetCurrentSurface", _pointer, ctypes.c_int)
+
+
+class Borrowed:
+    """The caller's own context. `with borrowed:` checks that it is current and keeps its state (gl/state.py)."""
+
+    def __init__(self) -> None:
+        self._pointer = _current_context()
+        if self._pointer is None:
+            raise DeviceError("no EGL context is current on this thread; make yours current first")
+        self.display = Display.current()
+        self.keep: Callable[[], AbstractContextManager[None]] = nullcontext  # made when the context has been asked
+        self.keep_drawing: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._kept: list[AbstractContextManager[None]] = []
+
+    @property
+    def current(self) -> bool:
+        return bool(_current_context() == self._pointer)
+
+    def __enter__(self) -> Borrowed:
+        if not self.current:
+            raise DeviceError("the context that Reader.current() borrowed is not current on this thread")
+        kept = self.keep()
+        kept.__enter__()
+        self._kept.append(kept)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._kept.pop().__exit__(kind, error, trace)
+
+    def drawing(self) -> AbstractContextManager[None]:
+        """For the time of a draw, within the with statement."""
+        return self.keep_drawing()
+
+    def close(self) -> None:
+        """The context is the caller's; nothing to do."""
 
 
 class Context:
@@ -58,6 +95,15 @@ class Context:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         _make_current(*self._before.pop())
+
+    @property
+    def current(self) -> bool:
+        """Always: entering makes it so."""
+        return self._handle is not None
+
+    def drawing(self) -> AbstractContextManager[None]:
+        """Nothing to keep for a draw: the context's state is our own."""
+        return nullcontext()
 
     def close(self) -> None:
         """Destroy the context; what it owned in GL goes with it. The display stays."""

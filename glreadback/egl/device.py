@@ -16,6 +16,7 @@ from ..errors import DeviceError
 from .gaps import display_driver_name, egl, error_name, gl_string
 
 SOFTWARE = "software"
+CURRENT = "current"  # the caller's own context
 ENVIRONMENT = "GLREADBACK_DEVICE"
 MESA_WANTED = "25.0.3"
 
@@ -56,6 +57,10 @@ class Display:
             if not hasattr(error, "err"):
                 raise
             raise DeviceError(f"eglInitialize failed on {device.name}: {error_name(error)}") from None
+        self._ask(device)
+
+    def _ask(self, device: Device) -> None:
+        self.device = device
         self.extensions = frozenset(egl.eglQueryString(self.handle, egl.EGL_EXTENSIONS).decode().split())
         self.version = egl.eglQueryString(self.handle, egl.EGL_VERSION).decode()
         self.vendor = egl.eglQueryString(self.handle, egl.EGL_VENDOR).decode()
@@ -64,6 +69,19 @@ class Display:
         if lacking:
             what = f"; the software device needs Mesa {MESA_WANTED} or newer" if device.software else ""
             raise DeviceError(f"{device.name} ({self.driver or self.vendor}) lacks {', '.join(lacking)}{what}")
+
+    @classmethod
+    def current(cls) -> Display:
+        """The display of the context that is current on this thread; it stays the caller's. Raises DeviceError."""
+        self = cls.__new__(cls)
+        self.handle = egl.eglGetCurrentDisplay()
+        self._ask(Device(CURRENT, frozenset()))
+        return self
+
+    @property
+    def software(self) -> bool:
+        """Whether pixels are made by the CPU: such a driver maps the buffers it reads."""
+        return self.device.software or self.driver == "swrast"
 
     @property
     def hardware(self) -> bool:

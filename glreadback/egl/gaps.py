@@ -15,7 +15,7 @@ from typing import Any
 os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
 
 try:
-    from OpenGL import EGL as egl  # noqa: N811  # the specifications' own case
+    from OpenGL import EGL as egl  # the specifications' own case
 except (ImportError, AttributeError, TypeError) as error:
     # PyOpenGL answers a missing libEGL with an AttributeError on None.
     from ..errors import DeviceError

@@ -15,8 +15,6 @@ from ..dmabuf import Backing, Plane
 from ..errors import ImportRejected
 from ..frame import Frame, Rect
 from ..plan import ALIASES, Route, alias_bytes
-from ..surface import Surface
-from . import pixels
 from .program import Fetch, Program, Recipe
 from .texture import EXTERNAL, attach
 
@@ -44,7 +42,10 @@ class Target(NamedTuple):
 class Drawing:
     """What drawing needs and keeps on one device: programs by recipe, and the last target of each pass."""
 
-    def __init__(self) -> None:
+    def __init__(self, desktop: bool) -> None:
+        self._desktop = desktop
+        # Desktop GL's core profile draws nothing without a vertex array object, empty as it may be.
+        self.vertices = int(gl.glGenVertexArrays(1))
         self._programs: dict[Recipe, Program] = {}
         self._targets: dict[str, Target] = {}
         self._palette = 0
@@ -52,7 +53,7 @@ class Drawing:
 
     def program(self, recipe: Recipe) -> Program:
         if recipe not in self._programs:
-            self._programs[recipe] = Program(recipe)
+            self._programs[recipe] = Program(recipe, self._desktop)
         return self._programs[recipe]
 
     def target(self, use: str, internal: int, width: int, height: int) -> Target:
@@ -61,14 +62,28 @@ class Drawing:
         if kept is not None and kept.key == (internal, width, height):
             return kept
         if kept is not None:
-            del self._targets[use]
-            gl.glDeleteFramebuffers(1, [kept.framebuffer])
-            gl.glDeleteTextures(1, [kept.texture])
+            self._delete(use)
         texture = _plain_texture()
         gl.glTexStorage2D(gl.GL_TEXTURE_2D, 1, internal, width, height)
         made = Target((internal, width, height), texture, attach(texture))
         self._targets[use] = made
         return made
+
+    def _delete(self, use: str) -> None:
+        kept = self._targets.pop(use)
+        gl.glDeleteFramebuffers(1, [kept.framebuffer])
+        gl.glDeleteTextures(1, [kept.texture])
+
+    def delete(self) -> None:
+        """Give everything back."""
+        for use in list(self._targets):
+            self._delete(use)
+        for program in self._programs.values():
+            program.delete()
+        self._programs.clear()
+        if self._palette:
+            gl.glDeleteTextures(1, [self._palette])
+        gl.glDeleteVertexArrays(1, [self.vertices])
 
     def palette(self, colours: Sequence[tuple[int, int, int]]) -> int:
         """A texture of 256 colours; black beyond those given."""
@@ -93,34 +108,33 @@ def _plain_texture() -> int:
 
 
 def draw(
-    importer: Importer, frame: Frame, backings: Sequence[Backing], region: Rect, out: Surface, route: Route, tone: str = ""
-) -> None:
-    """Draw a region of a frame, in pixels of its buffer, upright, scaled to out's size if that is another, and read it
-    into out. tone maps HDR of that transfer ("pq", "hlg") to sRGB.
+    importer: Importer,
+    frame: Frame,
+    backings: Sequence[Backing],
+    region: Rect,
+    size: tuple[int, int],
+    route: Route,
+    tone: str = "",
+) -> int:
+    """Draw a region of a frame, in pixels of its buffer, upright and scaled to size if that is not its own.
 
-    Raises ImportRejected and GLFailure.
+    The framebuffer it is in: to be read by route.access before the next draw. tone maps HDR of that transfer ("pq",
+    "hlg") to sRGB. Raises ImportRejected and GLFailure.
     """
     assert route.target is not None
-    size = (region.height, region.width) if frame.quarters % 2 else (region.width, region.height)
-    final = importer.drawing.target("final", route.target.internal, out.width, out.height)
-    if size == (out.width, out.height):
-        _draw_picture(importer, frame, backings, region, final, route, tone)
-    else:
-        # Between the passes nothing may be lost: 16 bits where there are such textures.
-        between = route.target if route.target.name in ("RGBA16F", "R8") else _deepest(importer)
-        full = importer.drawing.target("full", between.internal, *size)
-        plain = replace(route, target=between, fourcc=between.fourcc)
-        _draw_picture(importer, frame, backings, region, full, plain, tone)
-        _draw_scaled(importer, full, size, final, route)
-
-    assert route.access is not None
-    if out.stride % route.access.bytes:
-        packed = Surface.allocate(out.width, out.height, out.fourcc)
-        _read(importer, final, packed, route)
-        for source, to in zip(packed.rows(), out.rows(), strict=True):
-            to[:] = source
-    else:
-        _read(importer, final, out, route)
+    own = (region.height, region.width) if frame.quarters % 2 else (region.width, region.height)
+    with importer.context.drawing():
+        final = importer.drawing.target("final", route.target.internal, *size)
+        if own == size:
+            _draw_picture(importer, frame, backings, region, final, route, tone)
+        else:
+            # Between the passes nothing may be lost: 16 bits where there are such textures.
+            between = route.target if route.target.name in ("RGBA16F", "R8") else _deepest(importer)
+            full = importer.drawing.target("full", between.internal, *own)
+            plain = replace(route, target=between, fourcc=between.fourcc)
+            _draw_picture(importer, frame, backings, region, full, plain, tone)
+            _draw_scaled(importer, full, own, final, route)
+    return final.framebuffer
 
 
 def _deepest(importer: Importer) -> plan.Target:
@@ -163,7 +177,7 @@ def _draw_picture(
     textures = [(f"plane{n}" if route.raw else "picture", kind, found.texture.name) for n, found in enumerate(imports)]
     if palette is not None:
         textures.append(("palette", gl.GL_TEXTURE_2D, importer.drawing.palette(palette)))
-    _begin(program, target, textures)
+    _begin(importer.drawing, program, target, textures)
     for name, pair in zip(("origin", "across", "down"), mapping(frame, region, *target.key[1:]), strict=True):
         gl.glUniform2i(program.place(name), *pair)
     if color is not None and route.raw:
@@ -177,29 +191,23 @@ def _draw_picture(
 def _draw_scaled(importer: Importer, full: Target, size: tuple[int, int], target: Target, route: Route) -> None:
     assert route.target is not None
     program = importer.drawing.program(Recipe("2d", route.target, route.fourcc, scale=True))
-    _begin(program, target, [("picture", gl.GL_TEXTURE_2D, full.texture)])
+    _begin(importer.drawing, program, target, [("picture", gl.GL_TEXTURE_2D, full.texture)])
     gl.glUniform2i(program.place("size"), *size)
     gl.glUniform2f(program.place("ratio"), size[0] / target.key[1], size[1] / target.key[2])
     gl.glDrawArrays(gl.GL_TRIANGLES, 0, 3)
 
 
-def _begin(program: Program, target: Target, textures: Sequence[tuple[str, int, int]]) -> None:
+def _begin(drawing: Drawing, program: Program, target: Target, textures: Sequence[tuple[str, int, int]]) -> None:
     """Bind a target, a program and its textures (uniform, kind, name), a unit each."""
     gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, target.framebuffer)
     gl.glViewport(0, 0, *target.key[1:])
     gl.glUseProgram(program.name)
+    gl.glBindVertexArray(drawing.vertices)
     for unit, (uniform, kind, name) in enumerate(textures):
         gl.glActiveTexture(gl.GL_TEXTURE0 + unit)
         gl.glBindTexture(kind, name)
         gl.glUniform1i(program.place(uniform), unit)
     gl.glActiveTexture(gl.GL_TEXTURE0)
-
-
-def _read(importer: Importer, target: Target, out: Surface, route: Route) -> None:
-    assert route.access is not None
-    whole = Rect(0, 0, out.width, out.height)
-    todo = pixels.copies(target.framebuffer, whole, route.access, 0, out.stride, False, importer.can_reverse)
-    pixels.read(todo, out.address)
 
 
 def mapping(frame: Frame, region: Rect, width: int, height: int) -> tuple[tuple[int, int], ...]:
@@ -237,8 +245,8 @@ def _import_planes(
             folds = next((n for n in range(2, limit // rows + 1) if step % (n * unit) == 0 and step // (n * unit) <= limit), 0)
             if not folds or plane.offset + step * rows > backing.size:
                 raise ImportRejected(
-                    f"{importer.display.device.name} takes {limit} texels in a row, plane {index} of {buf} has {width} and a stride "
-                    f"({plane.stride}) that cannot be folded; read_planes reads it",
+                    f"{importer.display.device.name} takes {limit} texels in a row, plane {index} of {buf} has {width} "
+                    f"and a stride ({plane.stride}) that cannot be folded; read_planes reads it",
                     fourcc=buf.fourcc,
                     modifier=buf.modifier,
                     planes=len(buf.planes),

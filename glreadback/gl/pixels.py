@@ -47,10 +47,10 @@ def copies(
 ) -> list[Copy]:
     """The copies that bring a rectangle of a framebuffer to offset, rows stride bytes apart: bands below 2 GiB.
 
-    stride must be a multiple of access.bytes. Without GL_ANGLE_pack_reverse_row_order (can_reverse) rows are reversed
-    one by one.
+    A stride that is no multiple of access.bytes takes a read for each row; so does reversing without
+    GL_ANGLE_pack_reverse_row_order (can_reverse).
     """
-    rows = 1 if reverse and not can_reverse else max(1, BAND // stride)
+    rows = 1 if (reverse and not can_reverse) or stride % access.bytes else max(1, BAND // stride)
     found = []
     for start in range(0, rect.height, rows):
         count = min(rows, rect.height - start)
@@ -67,7 +67,7 @@ def copies(
                 stride // access.bytes if count > 1 else 0,
                 offset + start * stride,
                 reverse and count > 1,
-            )  # fmt: skip
+            )
         )
     return found
 

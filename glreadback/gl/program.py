@@ -49,25 +49,30 @@ def shader_text(name: str) -> str:
     return (Path(__file__).parents[2] / "shaders" / name).read_text()
 
 
-_HEADER = """#version 300 es
+_HEADER = """#version {version}
 {extension}
 precision highp float;
 precision highp int;
 precision highp sampler2D;
 """
 _SAMPLERS = {
-    "2d": ("", "sampler2D"),
+    # The packing functions are in GLSL ES 3; desktop GLSL 3.30 takes them from an extension, which ES does not know.
+    "2d": ("#ifndef GL_ES\n#extension GL_ARB_shading_language_packing : enable\n#endif", "sampler2D"),
     "external": ("#extension GL_OES_EGL_image_external_essl3 : require", "samplerExternalOES"),
 }
 
 
-def sources(recipe: Recipe) -> tuple[str, str]:
+def sources(recipe: Recipe, version: str = "300 es") -> tuple[str, str]:
     """The vertex and fragment shader of a recipe, as GLSL ES 3."""
     if recipe.scale:
-        parts = [_HEADER.format(extension=""), _store(recipe.target, recipe.wanted.info), shader_text("scale.frag")]
-        return _HEADER.format(extension="") + shader_text("picture.vert"), "\n".join(parts)
+        parts = [
+            _HEADER.format(version=version, extension=""),
+            _store(recipe.target, recipe.wanted.info),
+            shader_text("scale.frag"),
+        ]
+        return _HEADER.format(version=version, extension="") + shader_text("picture.vert"), "\n".join(parts)
     extension, sampler = _SAMPLERS[recipe.sampler]
-    fragment = [_HEADER.format(extension=extension), f"#define SAMPLER {sampler}"]
+    fragment = [_HEADER.format(version=version, extension=extension), f"#define SAMPLER {sampler}"]
     if recipe.fourcc is None:
         fragment.append(shader_text("sampled.glsl"))
     else:
@@ -76,7 +81,7 @@ def sources(recipe: Recipe) -> tuple[str, str]:
         fragment += ["#define TONE", f"#define TONE_{recipe.tone.upper()}"]
         fragment += [f"#define PEAK {HDR_PEAK}", f"#define WHITE {SDR_WHITE}", shader_text("tonemap.glsl")]
     fragment += [_store(recipe.target, recipe.wanted.info), shader_text("picture.frag")]
-    return _HEADER.format(extension="") + shader_text("picture.vert"), "\n".join(fragment)
+    return _HEADER.format(version=version, extension="") + shader_text("picture.vert"), "\n".join(fragment)
 
 
 def _store(target: Target, wanted: FormatInfo) -> str:
@@ -131,7 +136,11 @@ def _block_function(index: int, layout: PlaneFormat, fetch: Fetch) -> str:
         texel = f"texelFetch(plane{index}, {at}, 0)"
         byte = step * fetch.unit
         if fetch.unit == 8:
-            lines += ["    {", f"        uvec2 t = bytes8({texel});", f"        w[{byte // 4}] = t.x;", f"        w[{byte // 4 + 1}] = t.y;", "    }"]  # fmt: skip
+            lines += [
+                f"    uvec2 t{step} = bytes8({texel});",
+                f"    w[{byte // 4}] = t{step}.x;",
+                f"    w[{byte // 4 + 1}] = t{step}.y;",
+            ]
         else:
             lines.append(f"    w[{byte // 4}] |= bytes{fetch.unit}({texel}) << {byte % 4 * 8};")
     return "\n".join([*lines, "    return w;", "}"])
@@ -210,8 +219,9 @@ def _yuv(recipe: Recipe, info: FormatInfo, parts: dict[str, str]) -> list[str]:
 class Program:
     """A linked program and its uniforms' places, by name."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        vertex, fragment = sources(recipe)
+    def __init__(self, recipe: Recipe, desktop: bool = False) -> None:
+        # GL_ARB_ES3_compatibility is part of GL 4.3; before, 3.30 with one extension says the same.
+        vertex, fragment = sources(recipe, "330" if desktop else "300 es")
         self.name = int(gl.glCreateProgram())
         for kind, text in ((gl.GL_VERTEX_SHADER, vertex), (gl.GL_FRAGMENT_SHADER, fragment)):
             shader = gl.glCreateShader(kind)

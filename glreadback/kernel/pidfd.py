@@ -24,9 +24,7 @@ def get_fd(pidfd: int, fd: int) -> int:
     Raises OSError: EPERM without ptrace access (PTRACE_MODE_ATTACH_REALCREDS), EBADF where it has no such descriptor,
     ESRCH once it has exited, ENOSYS before Linux 5.6.
     """
-    return _checked(
-        _libc.syscall(ctypes.c_long(_PIDFD_GETFD), ctypes.c_long(pidfd), ctypes.c_long(fd), ctypes.c_long(0))
-    )
+    return _checked(_libc.syscall(ctypes.c_long(_PIDFD_GETFD), ctypes.c_long(pidfd), ctypes.c_long(fd), ctypes.c_long(0)))
 
 
 def exited(pidfd: int) -> bool:

@@ -53,6 +53,8 @@ class Lines:
                 ahead = self._sock.recv(_CHUNK, socket.MSG_PEEK | socket.MSG_DONTWAIT)
             except (BlockingIOError, InterruptedError):
                 return None
+            except ConnectionResetError:
+                ahead = b""  # it hung up without having taken all that we sent
             except OSError as error:
                 raise self._broken(f"the connection broke: {error.strerror}") from None
             if not ahead:

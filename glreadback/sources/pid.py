@@ -14,6 +14,7 @@ from ..errors import DescriptorError, SourceError, SourceSyntaxError
 from ..fds import OwnedFd
 from ..frame import Frame
 from ..kernel import pidfd
+from ..words import shown
 from . import spec
 from .fd import FdSource
 
@@ -43,36 +44,39 @@ class PidSource(FdSource):
     def __init__(self, path: str, **options: Any) -> None:
         found = _PATH.fullmatch(path)
         if not found or max(int(found[1]), int(found[2])) > 2**31 - 1:
-            raise SourceSyntaxError(f"pid: {spec.shown(path)} is not PID/FD: pid:1234/7?size=1920x1080&fourcc=XR24")
+            raise SourceSyntaxError(f"pid: {shown(path)} is not PID/FD: pid:1234/7?size=1920x1080&fourcc=XR24")
         self._pid = int(found[1])
         theirs = {"": int(found[2])} | {name: options[name] for name in ("fd1", "fd2", "fd3") if name in options}
         with ExitStack() as stack:
             self._process = stack.enter_context(_open(self._pid))
-            taken = {fd: stack.enter_context(_take(self._process, self._pid, fd)) for fd in dict.fromkeys(theirs.values())}
-            ours = {name: taken[fd].fileno() for name, fd in theirs.items()}
-            first = ours.pop("")
-            numbers = {own.fileno(): fd for fd, own in taken.items()}
+            with ExitStack() as borrowed:
+                taken = {
+                    fd: borrowed.enter_context(_take(self._process, self._pid, fd)) for fd in dict.fromkeys(theirs.values())
+                }
+                ours = {name: taken[fd].fileno() for name, fd in theirs.items()}
+                numbers = {own.fileno(): fd for fd, own in taken.items()}
+                try:
+                    super().__init__(str(ours.pop("")), **(options | ours))
+                except DescriptorError as error:
+                    raise DescriptorError(_translated(str(error), numbers, self._pid)) from None
+            assert self._held is not None
+            stack.push(self._held.pop_all())
             self._command = _command(self._pid)
-            try:
-                super().__init__(str(first), **(options | ours))
-            except DescriptorError as error:
-                raise DescriptorError(_translated(str(error), numbers, self._pid)) from None
-            with ExitStack() as held:
-                if self._held is not None:
-                    held.push(self._held.pop_all())
-                for own in taken.values():
-                    own.close()  # FdSource has duplicates of its own
-                held.push(stack.pop_all())
-                self._keep(held)
-        self._own = {numbers[number]: fd for number, fd in self._own.items()}
-        self._backings = {numbers[number]: backing for number, backing in self._backings.items()}
-        self._frame = dataclasses.replace(self._frame, origin=f"pid:{path}")
+            self._own = {numbers[number]: fd for number, fd in self._own.items()}
+            self._backings = {numbers[number]: backing for number, backing in self._backings.items()}
+            self._frame = dataclasses.replace(self._frame, origin=f"pid:{path}")
+            self._asked = False
+            self._keep(stack)
 
     def frames(self, timeout: float | None = None) -> Iterator[Frame]:
-        """The same frame again and again, at once; timeout never runs out. SourceError once the process has ended."""
-        for index, frame in enumerate(super().frames(timeout)):
-            if index and pidfd.exited(self._process.fileno()):
+        """The same frame again and again, at once; timeout never runs out.
+
+        Raises SourceError where another frame is asked for and the process has ended.
+        """
+        for frame in super().frames(timeout):
+            if self._asked and pidfd.exited(self._process.fileno()):
                 raise SourceError(f"pid: process {self._pid} ({self._command}) has ended; nobody draws to its buffer any more")
+            self._asked = True
             yield frame
 
     def describe(self) -> dict[str, object]:
@@ -136,4 +140,3 @@ def _translated(message: str, numbers: Mapping[int, int], pid: int) -> str:
         return found[0] if number is None else f"descriptor {number} of process {pid}"
 
     return re.sub(r"\bdescriptor ([0-9]+)\b", theirs, message)
-

@@ -16,13 +16,20 @@ from typing import ClassVar
 from ..errors import SourceError, SourceSyntaxError
 from ..frame import Frame
 from ..wire import frames as wire
+from ..words import shown
 from . import spec
 from ._lines import Line, Lines, close_fds, deadline_in, wait_readable
 from .base import Source, SourceTimeout
 
 LINE_TIMEOUT = 5.0  # seconds that a line may take once it has begun, also for a caller that waits for ever
 _PEERCRED = struct.Struct("=iII")  # struct ucred: pid, uid, gid
-_SWITCH = {"0": False, "1": True}
+
+
+def _switch(text: str) -> bool:
+    """0 or 1."""
+    if text not in ("0", "1"):
+        raise ValueError("it must be 0 or 1")
+    return text == "1"
 
 
 class UnixSource(Source):
@@ -43,10 +50,8 @@ class UnixSource(Source):
     scheme = "unix"
     path_help = "a socket to connect to, or to listen on"
     keys: ClassVar[Mapping[str, spec.Key]] = {
-        "listen": spec.Key(lambda text: _SWITCH[spec.choice(_SWITCH, "choice")(text)], "1", "1: make the socket; default: 0"),
-        "any_user": spec.Key(
-            lambda text: _SWITCH[spec.choice(_SWITCH, "choice")(text)], "1", "1: take other users' frames; default: 0"
-        ),
+        "listen": spec.Key(_switch, "1", "1: make the socket; default: 0"),
+        "any_user": spec.Key(_switch, "1", "1: take other users' frames; default: 0"),
     }
 
     def __init__(self, path: str, *, listen: bool = False, any_user: bool = False) -> None:
@@ -113,7 +118,7 @@ class UnixSource(Source):
             self._refused += 1
             sock.close()
         refused = f" of this user ({self._refused} of others were refused; any_user=1 lets them)" if self._refused else ""
-        raise SourceTimeout(f"unix: no producer{refused} connected to {spec.shown(self._path)}{_within(timeout)}")
+        raise SourceTimeout(f"unix: no producer{refused} connected to {shown(self._path)}{_within(timeout)}")
 
     def _hang_up(self) -> None:
         connection, self._connection = self._connection, None
@@ -121,7 +126,7 @@ class UnixSource(Source):
             connection.close()
 
     def _who(self) -> str:
-        return f"the producer at {spec.shown(self._path)}"
+        return f"the producer at {shown(self._path)}"
 
 
 class _Connection:
@@ -154,23 +159,16 @@ class _Connection:
         return header.with_fds(line.fds, self._origin, release)
 
     def _receive(self, deadline: float | None) -> Line:
-        while True:
-            line = self._lines.take()
-            if line is not None:
-                self._begun = None
-                return line
-            now = time.monotonic()
+        while (line := self._lines.take()) is None:
             if not self._lines.begun:
                 self._begun = None
             elif self._begun is None:
-                self._begun = now
-            elif now >= self._begun + LINE_TIMEOUT:
-                raise SourceError(f"a line was not whole {LINE_TIMEOUT:g} s after it had begun")
+                self._begun = time.monotonic()
             limits = [deadline, None if self._begun is None else self._begun + LINE_TIMEOUT]
-            if not wait_readable(self.sock, min((limit for limit in limits if limit is not None), default=None)) and (
-                deadline is not None and time.monotonic() >= deadline
-            ):
+            if not wait_readable(self.sock, min((limit for limit in limits if limit is not None), default=None)):
                 raise SourceTimeout("half a frame's line came" if self._lines.begun else "no frame came")
+        self._begun = None
+        return line
 
     def _release(self) -> None:
         number, self._unread = self._unread, None
@@ -209,7 +207,7 @@ def _connect(path: str) -> socket.socket:
             errno.ECONNREFUSED: ": nobody listens on it any more",
             errno.ENOENT: ". Is the producer running? listen=1 makes the socket and waits for it",
         }.get(getattr(error, "errno", 0) or 0, "")
-        raise SourceError(f"unix: cannot connect to {spec.shown(path)}: {_why(error)}{advice}") from None
+        raise SourceError(f"unix: cannot connect to {shown(path)}: {_why(error)}{advice}") from None
     return sock
 
 
@@ -231,7 +229,7 @@ def _listen(path: str, mode: int) -> socket.socket:
         sock.listen(1)
     except (OSError, ValueError) as error:
         sock.close()
-        raise SourceError(f"unix: cannot listen on {spec.shown(path)}: {_why(error)}") from None
+        raise SourceError(f"unix: cannot listen on {shown(path)}: {_why(error)}") from None
     except SourceError:
         sock.close()
         raise
@@ -242,12 +240,12 @@ def _remove_stale(path: str) -> None:
     """Remove a socket that nobody listens on; raises SourceError for anything else."""
     status = os.lstat(path)
     if not stat.S_ISSOCK(status.st_mode):
-        raise SourceError(f"unix: {spec.shown(path)} is there already and is no socket; choose another path")
+        raise SourceError(f"unix: {shown(path)} is there already and is no socket; choose another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         found = probe.connect_ex(path)
     if found != errno.ECONNREFUSED:
-        raise SourceError(f"unix: somebody listens on {spec.shown(path)} already; without listen=1 you would connect to it")
+        raise SourceError(f"unix: somebody listens on {shown(path)} already; without listen=1 you would connect to it")
     _remove(path, (status.st_dev, status.st_ino))
 
 
