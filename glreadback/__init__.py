@@ -57,7 +57,30 @@ if TYPE_CHECKING:
     from .sources import open_source
     from .surface import Surface
 
-__all__ = sorted([*_HOMES, "__version__"])
+__all__ = [
+    "Color",
+    "DescriptorError",
+    "DeviceError",
+    "DmaBuf",
+    "FenceTimeout",
+    "Fourcc",
+    "Frame",
+    "GlReadbackError",
+    "ImportRejected",
+    "Modifier",
+    "Plane",
+    "Reader",
+    "ReaderCrashed",
+    "Rect",
+    "Route",
+    "SinkError",
+    "SourceError",
+    "Surface",
+    "__version__",
+    "export_texture",
+    "open_source",
+    "read",
+]
 
 
 def __getattr__(name: str) -> Any:
