@@ -105,8 +105,6 @@ def plane_copies(
     code, pair = ALIASES[unit]
     if access is None or not swapped:
         access = pair
-    if stride % unit:
-        raise DescriptorError(f"the surface's stride is {stride}; swapping red and blue needs a multiple of {unit} bytes")
     extent = importer.capabilities.max_extent
     wide, high = extent * unit, max(1, min(extent, _BAND // step))
     for top in range(0, rows, high):
@@ -137,7 +135,7 @@ class Again:
     """What a read of the very same picture object can skip: everything but looking whether its buffers are still the
     same, the fences, and the copy. At 1080p the rest would cost a quarter of the copy."""
 
-    __slots__ = ("asked", "copies", "dmabufs", "fds", "importer", "imports", "picture", "route", "shape")
+    __slots__ = ("asked", "copies", "dmabufs", "fds", "importer", "imports", "picture", "route", "shape", "staged")
 
     def __init__(
         self,
@@ -151,7 +149,7 @@ class Again:
         todo: list[Copy],
     ) -> None:
         self.picture, self.route, self.importer, self.imports, self.copies = picture, route, importer, imports, todo
-        self.asked = asked
+        self.asked, self.staged = asked, bool(checked.staged)
         self.shape = (out.width, out.height, out.stride, out.fourcc) if checked.region == checked.frame.area else None
         self.dmabufs = tuple(checked.dmabufs)
         self.fds = tuple({plane.fd: b.key for plane, b in zip(checked.buf.planes, checked.backings, strict=True)}.items())
@@ -160,9 +158,8 @@ class Again:
     def repeatable(self) -> bool:
         picture = self.picture
         plain = isinstance(picture, DmaBuf) or (picture.acquire_fence is None and picture.release is None)
-        staged = "copied first" in self.route.reason
         # Hardware drivers want the image bound again for every frame: the long way does that.
-        return plain and not staged and self.shape is not None and self.importer.capabilities.software
+        return plain and not self.staged and self.shape is not None and self.importer.capabilities.software
 
     def fits(self, picture: object, out: Surface, rect: object, fourcc: object, route: object) -> bool:
         return (

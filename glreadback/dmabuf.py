@@ -39,6 +39,17 @@ def _integer(value: object, what: str, least: int) -> int:
     return int(number)
 
 
+def descriptor(value: object, what: str) -> int:
+    """The number of a descriptor, given as that or as an object with fileno(). Raises DescriptorError."""
+    fileno = getattr(value, "fileno", None)
+    if callable(fileno):
+        try:
+            value = fileno()
+        except (OSError, ValueError) as error:
+            raise DescriptorError(f"{what} is {_shown(value)}, which has no descriptor: {error}") from None
+    return _integer(value, what, 0)
+
+
 def _shown(value: object) -> str:
     """value as a message quotes it: one line, and not too long, whatever it is."""
     if isinstance(value, int) and value.bit_length() > 128:
@@ -66,9 +77,7 @@ class Plane:
     stride: int = 0
 
     def __post_init__(self) -> None:
-        fileno = getattr(self.fd, "fileno", None)
-        fd = fileno() if callable(fileno) else self.fd
-        object.__setattr__(self, "fd", _integer(fd, "a plane's fd", 0))
+        object.__setattr__(self, "fd", descriptor(self.fd, "a plane's fd"))
         object.__setattr__(self, "offset", _integer(self.offset, "a plane's offset", 0))
         object.__setattr__(self, "stride", _integer(self.stride, "a plane's stride", 0))
 

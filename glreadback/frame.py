@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .color import Color
-from .dmabuf import DmaBuf
+from .dmabuf import DmaBuf, descriptor
 from .errors import DescriptorError
 
 # wl_output.transform's names: how the buffer's content was turned, counter-clockwise, before it is shown.
@@ -75,6 +75,8 @@ class Frame:
     def __post_init__(self) -> None:
         if not isinstance(self.buffer, DmaBuf):
             raise DescriptorError(f"a frame's buffer is a DmaBuf, not {type(self.buffer).__name__}")
+        if self.acquire_fence is not None:
+            object.__setattr__(self, "acquire_fence", descriptor(self.acquire_fence, "the acquire fence"))
         if self.transform not in TRANSFORMS:
             raise DescriptorError(f"transform is {self.transform!r}; it must be one of {', '.join(TRANSFORMS)}")
         buf = self.buffer

@@ -21,7 +21,7 @@ from .fds import OwnedFd
 from .frame import Rect
 from .gl import pixels
 from .gl.capabilities import ask
-from .gl.texture import GLFailure, Texture
+from .gl.texture import GLFailure, Texture, let_go
 from .modifier import Modifier
 from .plan import Access
 
@@ -208,8 +208,12 @@ class Importer:
 
     def forget(self, inodes: frozenset[tuple[int, int]]) -> None:
         """Drop every import of these buffers: the producer's memory is no longer pinned."""
-        for key in [key for key, entry in self._cache.items() if entry.inodes & inodes]:
+        keys = [key for key, entry in self._cache.items() if entry.inodes & inodes]
+        for key in keys:
             self._drop(key)
+        # A borrowed context is not ours to draw in; its owner's next draw does the same.
+        if keys and not isinstance(self.context, Borrowed):
+            let_go(self._drawing is not None)
 
     def abandon(self) -> None:
         """Close the descriptors of all imports and forget them, without GL: its context is not ours any more."""

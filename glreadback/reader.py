@@ -96,10 +96,19 @@ class Reader:
     device is "software", a render node's path, or None for the best for each frame: the frame's own, then the first
     hardware render node, then software (GLREADBACK_DEVICE overrides None). Contexts are made at the first read; the
     imports of the last few buffers are kept. A Reader may be used from any thread, one at a time; between calls it
-    has no context current. Close it, or use it in a with statement.
+    has no context current. With isolate=True all GL runs in a helper process (isolate.py): a driver that crashes or hangs
+    is a ReaderCrashed, not the end of the caller; memory_limit is then the bytes that the helper may take.
+    Close it, or use it in a with statement.
     """
 
-    def __init__(self, device: str | None = None) -> None:
+    def __new__(cls, device: str | None = None, isolate: bool = False, **options: Any) -> Self:
+        if isolate and cls is Reader:
+            from .isolate import IsolatedReader
+
+            cls = IsolatedReader  # type: ignore[assignment]
+        return object.__new__(cls)
+
+    def __init__(self, device: str | None = None, isolate: bool = False) -> None:
         self._device = device
         self._importers: dict[str, Importer | DeviceError] = {}
         self._lock = threading.RLock()
@@ -116,6 +125,7 @@ class Reader:
             importer.abandon()
         self._importers.clear()
         self._again.clear()
+        self._drop_staging()  # the parent goes on using it
 
     @classmethod
     def current(cls) -> Self:
@@ -167,6 +177,8 @@ class Reader:
                 if (
                     again is not None
                     and damage is None
+                    and scale is None
+                    and not tone_map
                     and again.fits(picture, out, rect, fourcc, route)
                     and again.read(out, timeout)
                 ):

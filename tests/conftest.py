@@ -25,7 +25,7 @@ class MemFd(Protocol):
 
 
 @pytest.fixture
-def memfd() -> Iterator[MemFd]:
+def memfd(leaks: Callable[[], None]) -> Iterator[MemFd]:
     """Makes memfds, closed at the end: of a size (zeros, sparse) or a content, with seals, opened as mode says."""
     made: list[int] = []
 
@@ -162,7 +162,7 @@ def leaks(software: None) -> Iterator[Callable[[], None]]:
 
 
 @pytest.fixture
-def reader(leaks: Callable[[], None], memfd: MemFd) -> Iterator[Reader]:
+def reader(leaks: Callable[[], None]) -> Iterator[Reader]:
     """A reader of the software device: no GL error before the test and none after it, and nothing left behind."""
     from OpenGL import GLES3 as gl
 

@@ -75,8 +75,14 @@ _FORMATS: dict[str, str] = {
     **{"P012": "Y:x 12:4 / Cr:x:Cb:x 12:4:12:4 @2x2", "P016": "Y 16 / Cr:Cb 16:16 @2x2"},
     "P030": "x:Y2:Y1:Y0 2:10:10:10 / x:Cr2:Cb2:Cr1:x:Cb1:Cr0:Cb0 2:10:10:10:2:10:10:10 @2x2",
     **{"Q410": "Y:x 10:6 / Cb:x 10:6 / Cr:x 10:6", "Q401": "Y:x 10:6 / Cr:x 10:6 / Cb:x 10:6"},
-    **{f"YU{n}": f"Y 8 / Cb 8 / Cr 8 @{sub}" for n, sub in {"12": "2x2", "16": "2x1", "24": "1x1", "11": "4x1", "V9": "4x4"}.items()},
-    **{f"YV{n}": f"Y 8 / Cr 8 / Cb 8 @{sub}" for n, sub in {"12": "2x2", "16": "2x1", "24": "1x1", "11": "4x1", "U9": "4x4"}.items()},
+    **{
+        f"YU{n}": f"Y 8 / Cb 8 / Cr 8 @{sub}"
+        for n, sub in {"12": "2x2", "16": "2x1", "24": "1x1", "11": "4x1", "V9": "4x4"}.items()
+    },
+    **{
+        f"YV{n}": f"Y 8 / Cr 8 / Cb 8 @{sub}"
+        for n, sub in {"12": "2x2", "16": "2x1", "24": "1x1", "11": "4x1", "U9": "4x4"}.items()
+    },
 }
 
 NON_LINEAR = ("VU30", "YU08", "YU10")  # "Non-linear modifier only": no buffer has them in rows of pixels
@@ -339,14 +345,15 @@ def differences(fourcc: str, memory: np.ndarray, expected: np.ndarray) -> dict[s
     found = {}
     for component, values in codes(fourcc, width, height, [memory]).items():
         meant = expected[..., "RGBA".index(component)]
+        meant, is_number = np.nan_to_num(meant, nan=0, posinf=np.inf, neginf=-np.inf), ~np.isnan(meant)
         if is_half(fourcc):
             got = values.astype(np.uint16).view(np.float16).astype(np.float64)
             with np.errstate(invalid="ignore"):
-                # Halves below 2^-14 are equally spaced: nothing is nearer than 2^-24.
-                difference = np.abs(got - meant) / np.maximum(np.abs(meant), 2.0**-14)
+                # Near black the sum of large terms is what counts: a millionth of white is no difference.
+                difference = np.abs(got - meant) / np.maximum(np.abs(meant), 2.0**-10)
             difference[got == meant] = 0  # infinities
         else:
             difference = np.abs(values - np.clip(meant, 0, 1) * ((1 << bits(fourcc)[component]) - 1))
-        difference[np.isnan(meant)] = 0
+        difference[~is_number] = 0
         found[component] = difference
     return found

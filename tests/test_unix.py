@@ -63,6 +63,16 @@ def pixels() -> Iterator[int]:
     os.close(fd)
 
 
+@pytest.fixture(scope="module")
+def reader() -> Iterator[Reader]:
+    """One that has read: a driver's own descriptors are open before anybody counts."""
+    with Reader("software") as made:
+        fd = udmabuf.sealed_memfd(32)
+        made.read(picture(fd))
+        os.close(fd)
+        yield made
+
+
 def picture(fd: int, **more: Any) -> Frame:
     return Frame(DmaBuf(4, 2, "XR24", [Plane(fd, 0, 16)]), **more)
 
@@ -187,9 +197,11 @@ def test_any_line_is_a_frame_or_a_source_error(found: bytes | dict[str, Any], nf
     try:
         header = wire.parse_header(text, nfds)
     except SourceError as error:
-        assert str(error).isprintable()
+        said = str(error)
     else:
+        said = ""
         assert wire.parse_header(wire.format_header(header.number, header.frame)[0], nfds).frame == header.frame
+    assert said.isprintable()
 
 
 def test_a_release_is_one_number() -> None:
@@ -237,20 +249,19 @@ def in_thread(work: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def test_send_frame_comes_back_when_the_frame_has_been_read(tmp_path: Path, pixels: int) -> None:
+def test_send_frame_comes_back_when_the_frame_has_been_read(tmp_path: Path, pixels: int, reader: Reader) -> None:
     path = tmp_path / "frames"
     released = []
     with no_descriptor_left(), UnixSource(os.fspath(path), listen=True) as source, socket.socket(socket.AF_UNIX) as sock:
         sock.connect(os.fspath(path))
         frame = picture(pixels, damage=(Rect(1, 1, 1, 1),), time=1.5, release=lambda: released.append(1))
         producer = in_thread(lambda: send_frame(sock, frame))
-        with Reader("software") as reader:
-            found = next(source.frames(timeout=5))
-            assert (found.damage, found.time, found.origin) == (frame.damage, 1.5, f"unix:{path}")
-            time.sleep(0.05)
-            assert producer.is_alive()
-            assert not released
-            assert reader.read(found).tobytes() == bytes(range(32))
+        found = next(source.frames(timeout=5))
+        assert (found.damage, found.time, found.origin) == (frame.damage, 1.5, f"unix:{path}")
+        time.sleep(0.05)
+        assert producer.is_alive()
+        assert not released
+        assert reader.read(found).tobytes() == bytes(range(32))
         producer.join(2)
         assert not producer.is_alive()
         assert released == [1]
@@ -285,10 +296,9 @@ def test_a_frame_is_released_once_and_its_descriptors_close_with_the_next(listen
     first.release()
     first.release()
     assert producer.hears() == b'{"release": 7}\n'
-    fd = first.buffer.planes[0].fd
-    os.fstat(fd)
+    taken = len(os.listdir("/proc/self/fd"))
     second = next(frames)
-    assert second.buffer.planes[0].fd != fd or second is not first
+    assert len(os.listdir("/proc/self/fd")) == taken
     first.release()  # late: about a frame that is gone
     source.close()
     assert producer.hears() == b'{"release": 8}\n'
@@ -439,15 +449,14 @@ def test_a_line_of_a_gigabyte_is_cut_off_at_the_limit(listening: Pair, pixels: i
     assert sent < 1 << 21  # what a socket holds, no more
 
 
-def test_a_picture_larger_than_its_descriptor_is_for_the_reader_to_refuse(listening: Pair, pixels: int) -> None:
+def test_a_picture_larger_than_its_descriptor_is_for_the_reader_to_refuse(reader: Reader, listening: Pair, pixels: int) -> None:
     source, producer = listening
     producer.say(line(height=4000) + b"\n", [pixels])
     producer.say(line(frame=8) + b"\n", [pixels])
     frames = source.frames(timeout=2)
-    with Reader("software") as reader:
-        with pytest.raises(DescriptorError, match="too small for its description"):
-            reader.read(next(frames))
-        assert reader.read(next(frames)).tobytes() == bytes(range(32))
+    with pytest.raises(DescriptorError, match="too small for its description"):
+        reader.read(next(frames))
+    assert reader.read(next(frames)).tobytes() == bytes(range(32))
 
 
 # ---- the listening socket
@@ -531,7 +540,7 @@ def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> Non
         left_behind.bind(path)
     with no_descriptor_left():
         with UnixSource(path, listen=True):
-            with pytest.raises(SourceError, match="somebody listens on .* already"):
+            with pytest.raises(SourceError, match="somebody listens on"):
                 UnixSource(path, listen=True)
             assert os.path.exists(path)
             # Also one whose queue is full.

@@ -138,7 +138,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--timeout", type=float, default=600, metavar="S", help="the VM's seconds (default 600)")
     parser.add_argument("--memory", type=int, default=3072, metavar="MIB", help="the guest's memory (default 3072)")
-    parser.add_argument("--modules", action="store_true", help="with modules built from the kernel's source: vkms, mbochs, mdpy")
+    parser.add_argument("--modules", action="store_true", help="with modules built for it: vkms, mbochs, mdpy")
     parser.add_argument("--verbose", action="store_true", help="show the end of the kernel's log on any failure")
     parser.add_argument("--pytest", action="store_true", help="COMMAND is arguments for pytest, run on the kernel lane")
     parser.add_argument("command", nargs="*", metavar="COMMAND", help="put -- before it")

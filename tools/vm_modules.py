@@ -82,9 +82,9 @@ def _build(cache: Path, kernel: Kernel, target: Path, say: Say) -> None:
         packages = download(temporary, lambda options: _packages(kernel, options), say)
         if not packages:
             raise NoHeadersError(f"apt has no headers of kernel {kernel.release} and no source of its series")
-        for package in packages:
-            _run(["dpkg-deb", "-x", str(package), str(temporary / "unpacked")])
-            package.unlink()
+        for file in packages:
+            _run(["dpkg-deb", "-x", str(file), str(temporary / "unpacked")])
+            file.unlink()
         headers = _headers(temporary / "unpacked", kernel)
         (source,) = (temporary / "unpacked").glob("usr/src/linux-source-*.tar.*")
         say("building modules for it")
@@ -140,4 +140,3 @@ def _make(headers: Path, folder: Path, recipes: Mapping[str, Recipe]) -> None:
     # Type information for BPF needs the kernel's own file with symbols; no test asks for it.
     jobs = f"-j{os.cpu_count() or 1}"
     _run(["make", jobs, "-C", str(headers), f"M={folder}", "CONFIG_DEBUG_INFO_BTF_MODULES=", *options, "modules"])
-

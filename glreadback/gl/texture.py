@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 from OpenGL import GLES3 as gl
@@ -71,6 +72,27 @@ def attach(texture: int) -> int:
         gl.glDeleteFramebuffers(1, [framebuffer])
         raise GLFailure(f"the framebuffer is incomplete (0x{status:04X})")
     return framebuffer
+
+
+def let_go(drawn: bool) -> None:
+    """Have the driver drop textures that were deleted, and the buffers behind them; drawn: one may have been drawn from.
+
+    Mesa keeps what the last read and the last draw used until the next ones. These are the next ones, of one pixel.
+    """
+    texture = int(gl.glGenTextures(1))
+    framebuffer = 0
+    try:
+        gl.glBindTexture(gl.GL_TEXTURE_2D, texture)
+        gl.glTexStorage2D(gl.GL_TEXTURE_2D, 1, gl.GL_RGBA8, 1, 1)
+        framebuffer = attach(texture)
+        gl.glReadPixels(0, 0, 1, 1, gl.GL_RGBA, gl.GL_UNSIGNED_BYTE, (ctypes.c_ubyte * 4)())
+        if drawn:
+            gl.glDrawArrays(gl.GL_TRIANGLES, 0, 3)  # whatever the program, its textures are gone
+            gl.glFinish()
+    finally:
+        if framebuffer:
+            gl.glDeleteFramebuffers(1, [framebuffer])
+        gl.glDeleteTextures(1, [texture])
 
 
 def _check(call: str) -> None:

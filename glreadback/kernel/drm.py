@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,9 @@ u8, u16, u32, u64, s32 = ctypes.c_uint8, ctypes.c_uint16, ctypes.c_uint32, ctype
 CAP_DUMB_BUFFER, CAP_PRIME, CAP_CURSOR_WIDTH, CAP_CURSOR_HEIGHT, CAP_ADDFB2_MODIFIERS = 0x1, 0x5, 0x8, 0x9, 0x10
 # set_client_cap
 CLIENT_CAP_UNIVERSAL_PLANES, CLIENT_CAP_ATOMIC = 2, 3
+# From Linux 6.6, drivers of virtual machines (virtio_gpu, vmwgfx, qxl) hide their cursor planes from who has asked for
+# ATOMIC and not for this.
+CLIENT_CAP_WRITEBACK_CONNECTORS, CLIENT_CAP_CURSOR_PLANE_HOTSPOT = 5, 6
 # object types of object_properties
 OBJECT_CRTC, OBJECT_CONNECTOR, OBJECT_PLANE = 0xCCCCCCCC, 0xC0C0C0C0, 0xEEEEEEEE
 # the values of a plane's property "type"
@@ -33,6 +36,7 @@ _CLOEXEC, _RDWR = 0o2000000, 0o2  # DRM_CLOEXEC, DRM_RDWR
 _FB_MODIFIERS = 1 << 1
 _MODE_PREFERRED = 1 << 3
 _CURSOR_BO, _CURSOR_MOVE = 1, 2
+_ATOMIC_ALLOW_MODESET = 0x400
 _PROPERTY_RANGE, _PROPERTY_ENUM, _PROPERTY_BLOB, _PROPERTY_BITMASK = 1 << 1, 1 << 3, 1 << 4, 1 << 5
 
 # DRM_MODE_CONNECTOR_*, in order, under the names that the kernel uses in sysfs.
@@ -147,6 +151,17 @@ class _ObjGetProperties(ctypes.Structure):
     _fields_ = (("props_ptr", u64), ("prop_values_ptr", u64), ("count_props", u32), ("obj_id", u32), ("obj_type", u32))
 
 
+class _Atomic(ctypes.Structure):
+    _fields_ = (
+        ("flags", u32), ("count_objs", u32), ("objs_ptr", u64), ("count_props_ptr", u64), ("props_ptr", u64),
+        ("prop_values_ptr", u64), ("reserved", u64), ("user_data", u64),
+    )  # fmt: skip
+
+
+class _CreateBlob(ctypes.Structure):
+    _fields_ = (("data", u64), ("length", u32), ("blob_id", u32))
+
+
 class _Cursor2(ctypes.Structure):
     _fields_ = (
         ("flags", u32), ("crtc_id", u32), ("x", s32), ("y", s32), ("width", u32), ("height", u32),
@@ -180,6 +195,8 @@ _SET_PLANE = _both_ways(0xB7, _SetPlane)
 _ADD_FB2, _GET_FB2 = _both_ways(0xB8, _FbCmd2), _both_ways(0xCE, _FbCmd2)
 _OBJECT_PROPERTIES = _both_ways(0xB9, _ObjGetProperties)
 _CURSOR2 = _both_ways(0xBB, _Cursor2)
+_ATOMIC = _both_ways(0xBC, _Atomic)
+_CREATE_BLOB, _DESTROY_BLOB = _both_ways(0xBD, _CreateBlob), iowr("d", 0xBE, 4)
 
 
 def _array(kind: Any, length: int) -> tuple[Any, int]:
@@ -487,19 +504,25 @@ def get_property(fd: int, property_id: int) -> Property:
     )
 
 
-def object_properties(fd: int, object_id: int, object_type: int) -> dict[str, int]:
-    """The current values of an object's properties by their names (OBJ_GETPROPERTIES), object_type being an OBJECT_*.
-
-    Rectangles on the framebuffer (SRC_X …) are 16.16 fixed point. Those and CRTC_X … are there only after
-    set_client_cap(CLIENT_CAP_ATOMIC).
-    """
+def property_values(fd: int, object_id: int, object_type: int) -> dict[int, int]:
+    """The current values of an object's properties by the properties' ids (OBJ_GETPROPERTIES); see object_properties."""
     found = _ObjGetProperties(obj_id=object_id, obj_type=object_type)
     ioctl(fd, _OBJECT_PROPERTIES, found)
     ids, ids_ptr = _array(u32, found.count_props)
     values, values_ptr = _array(u64, found.count_props)
     found.props_ptr, found.prop_values_ptr = ids_ptr, values_ptr
     ioctl(fd, _OBJECT_PROPERTIES, found)
-    return {get_property(fd, number).name: value for number, value in zip(ids, values, strict=True)}
+    return dict(zip(ids, values, strict=True))
+
+
+def object_properties(fd: int, object_id: int, object_type: int) -> dict[str, int]:
+    """The current values of an object's properties by their names, object_type being an OBJECT_*.
+
+    Rectangles on the framebuffer (SRC_X …) are 16.16 fixed point. Those and CRTC_X … are there only after
+    set_client_cap(CLIENT_CAP_ATOMIC).
+    """
+    values = property_values(fd, object_id, object_type)
+    return {get_property(fd, number).name: value for number, value in values.items()}
 
 
 def get_blob(fd: int, blob_id: int) -> bytes:
@@ -509,6 +532,19 @@ def get_blob(fd: int, blob_id: int) -> bytes:
     content, address = _array(u8, found.length)
     ioctl(fd, _GET_BLOB, _GetBlob(blob_id=blob_id, length=len(content), data=address))
     return bytes(content)
+
+
+def create_blob(fd: int, content: bytes) -> int:
+    """A new blob for a property's value (CREATEPROPBLOB), such as a mode's raw bytes for MODE_ID. It goes with the file."""
+    data = ctypes.create_string_buffer(content, len(content))
+    made = _CreateBlob(data=ctypes.addressof(data), length=len(content))
+    ioctl(fd, _CREATE_BLOB, made)
+    return int(made.blob_id)
+
+
+def destroy_blob(fd: int, blob_id: int) -> None:
+    """Give up a blob (DESTROYPROPBLOB); what uses it keeps it."""
+    ioctl(fd, _DESTROY_BLOB, bytearray(struct.pack("=I", blob_id)))
 
 
 # ---- KMS: framebuffers and what is shown ----
@@ -613,3 +649,23 @@ def set_cursor(
     wanted.x, wanted.y = position
     wanted.hot_x, wanted.hot_y = hot_spot
     ioctl(fd, _CURSOR2, wanted)
+
+
+def atomic_commit(fd: int, changes: Mapping[int, Mapping[int, int]]) -> None:
+    """ATOMIC, for the DRM master: set properties, {object: {property: value}}, all or none, and wait until it is shown.
+
+    Signed values are given as they are. Modes may be set. Raises OSError: EINVAL where the hardware cannot do it.
+    """
+    objects, objects_ptr = _array(u32, len(changes))
+    counts, counts_ptr = _array(u32, len(changes))
+    pairs = [pair for properties in changes.values() for pair in properties.items()]
+    numbers, numbers_ptr = _array(u32, len(pairs))
+    values, values_ptr = _array(u64, len(pairs))
+    objects[:] = list(changes)
+    counts[:] = [len(properties) for properties in changes.values()]
+    numbers[:] = [number for number, _ in pairs]
+    values[:] = [value & 0xFFFFFFFFFFFFFFFF for _, value in pairs]
+    command = _Atomic(flags=_ATOMIC_ALLOW_MODESET, count_objs=len(changes))
+    command.objs_ptr, command.count_props_ptr = objects_ptr, counts_ptr
+    command.props_ptr, command.prop_values_ptr = numbers_ptr, values_ptr
+    ioctl(fd, _ATOMIC, command)
