@@ -197,6 +197,7 @@ class Again:
         except self.importer.Failure as error:
             raise self.importer.refused(as_frame(self.picture).buffer, error) from None
         out.route = self.route
+        out.color = as_frame(self.picture).color
         if self.route.opaque:
             force_opaque(out)
         return True

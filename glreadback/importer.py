@@ -64,7 +64,8 @@ class Importer:
         if isinstance(self.context, Borrowed):
             from .gl.state import Traits, copying, drawing
 
-            traits = Traits(self.capabilities.desktop, self.capabilities.extensions)
+            with self.context:
+                traits = Traits.ask(self.capabilities.desktop, self.capabilities.extensions)
             self.context.keep, self.context.keep_drawing = partial(copying, traits), partial(drawing, traits)
         self._drawing: Drawing | None = None
         self.can_reverse = "GL_ANGLE_pack_reverse_row_order" in self.capabilities.extensions

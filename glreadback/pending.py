@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from .errors import FenceTimeout, ImportRejected
+from .errors import DeviceError, FenceTimeout, ImportRejected
 from .surface import Surface
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Pending:
     ) -> None:
         self._surface = surface
         self._settle = settle  # the Reader's: with its lock held and the context current, call `take`
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self.importer, self.slot, self.runs, self.finish = importer, slot, runs, finish
 
     def done(self) -> bool:
@@ -46,21 +46,18 @@ class Pending:
             self._settle(self, 0.0)
         except FenceTimeout:
             return False
-        except Exception as error:
-            self._error = error
+        except ImportRejected:
+            pass  # result() raises it
         return True
 
     def result(self, timeout: float = 5.0) -> Surface:
         """The surface, once its pixels are there; the same one each time. timeout is in seconds.
 
-        Raises FenceTimeout if the GPU, or the producer that it waits for, is not done by then (ask again later), and
-        ImportRejected if the read failed.
+        Raises FenceTimeout if the GPU, or the producer that it waits for, is not done by then (ask again later),
+        ImportRejected if the read failed, and DeviceError in a process that was forked meanwhile.
         """
-        if self._error is None and self._settle is not None:
-            try:
-                self._settle(self, timeout)
-            except ImportRejected as error:
-                self._error = error
+        if self._settle is not None:
+            self._settle(self, timeout)
         if self._error is not None:
             raise self._error
         return self._surface
@@ -87,14 +84,20 @@ class Pending:
         if not self.slot.done(timeout):
             waited = time.monotonic() - started
             raise FenceTimeout(f"the GPU was not done with the read after {waited:.3g} s; is its producer still drawing?")
-        self._settle = None
+        slot, self._settle, self.slot = self.slot, None, None
         try:
-            self.slot.take(self.runs, self._surface.address)
+            slot.take(self.runs, self._surface.address)
         except self.importer.Failure as error:
             self._error = ImportRejected(f"{self.importer.display.device.name}: {error}")
             raise self._error from None
+        except BaseException as error:  # the surface was closed, or its memory has gone
+            self._error = error
+            raise
         finally:
-            self.slot.finish()
-            self.slot = None
+            slot.finish()
             if self.finish is not None:
                 self.finish()
+
+    def give_up(self, error: DeviceError) -> None:
+        """There will be no pixels; GL is left alone."""
+        self._settle, self.slot, self._error = None, None, error

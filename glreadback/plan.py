@@ -250,7 +250,8 @@ def plan(
     if capabilities is not None:
         check_extent(buf, capabilities.max_extent)
     if frame.transform != "normal":
-        changed = f"turned ({frame.transform})"
+        turned = f"turned ({frame.transform})"
+        changed = f"{changed} and {turned}" if changed else turned
     tried: list[str] = []
     for name in (route,) if route else ROUTES:
         found = _PLANNERS[name](frame, info, wanted, capabilities, changed, asked=route is not None)

@@ -17,76 +17,98 @@ import numpy as np
 HEADER = Path(__file__).parents[1] / "tools" / "drm_fourcc.h"
 
 # ---- The formats, as the header writes them: components from the most significant bit down, then their bits; "/" between
-# planes; "x" and "0" are padding. One line a family; "@2x2" is the subsampling of the planes after the first.
+# planes; "x" and "0" are padding, "?" stands for the code's first letter. A family a line.
 
-_RGBX = {"XR": "x:R:G:B", "XB": "x:B:G:R", "RX": "R:G:B:x", "BX": "B:G:R:x"}
-_RGBA = {"AR": "A:R:G:B", "AB": "A:B:G:R", "RA": "R:G:B:A", "BA": "B:G:R:A"}
-_RGB = {"RG": "R:G:B", "BG": "B:G:R"}
-_FOUR = _RGBX | _RGBA
-_FIRST = {order: layout for order, layout in _FOUR.items() if layout[0] in "xA"}
+_TABLE = """
+C1 D1 R1        | ?0:?1:?2:?3:?4:?5:?6:?7 1:1:1:1:1:1:1:1
+C2 D2 R2        | ?0:?1:?2:?3 2:2:2:2
+C4 D4 R4        | ?0:?1 4:4
+C8 D8 R8        | ? 8
+R10             | x:R 6:10
+R12             | x:R 4:12
+R16             | R 16
+RG88            | R:G 8:8
+GR88            | G:R 8:8
+RG32            | R:G 16:16
+GR32            | G:R 16:16
+RGB8            | R:G:B 3:3:2
+BGR8            | B:G:R 2:3:3
+AB10            | A:x:B:x:G:x:R:x 10:6:10:6:10:6:10:6
 
+YUYV            | Cr0:Y1:Cb0:Y0 8:8:8:8
+YVYU            | Cb0:Y1:Cr0:Y0 8:8:8:8
+UYVY            | Y1:Cr0:Y0:Cb0 8:8:8:8
+VYUY            | Y1:Cb0:Y0:Cr0 8:8:8:8
+Y210            | Cr0:0:Y1:0:Cb0:0:Y0:0 10:6:10:6:10:6:10:6
+Y212            | Cr0:0:Y1:0:Cb0:0:Y0:0 12:4:12:4:12:4:12:4
+Y216            | Cr0:Y1:Cb0:Y0 16:16:16:16
+AYUV XYUV       | ?:Y:Cb:Cr 8:8:8:8
+AVUY XVUY       | ?:Cr:Cb:Y 8:8:8:8
+VU24            | Cr:Cb:Y 8:8:8
+Y410            | A:Cr:Y:Cb 2:10:10:10
+Y412            | A:0:Cr:0:Y:0:Cb:0 12:4:12:4:12:4:12:4
+Y416            | A:Cr:Y:Cb 16:16:16:16
+XV30            | x:Cr:Y:Cb 2:10:10:10
+XV36            | x:0:Cr:0:Y:0:Cb:0 12:4:12:4:12:4:12:4
+XV48            | x:Cr:Y:Cb 16:16:16:16
+Y0L0            | A3:A2:Y3:0:Cr0:0:Y2:0:A1:A0:Y1:0:Cb0:0:Y0:0 1:1:8:2:8:2:8:2:1:1:8:2:8:2:8:2
+X0L0            | x:x:Y3:0:Cr0:0:Y2:0:x:x:Y1:0:Cb0:0:Y0:0 1:1:8:2:8:2:8:2:1:1:8:2:8:2:8:2
+Y0L2            | A3:A2:Y3:Cr0:Y2:A1:A0:Y1:Cb0:Y0 1:1:10:10:10:1:1:10:10:10
+X0L2            | x:x:Y3:Cr0:Y2:x:x:Y1:Cb0:Y0 1:1:10:10:10:1:1:10:10:10
 
-def _family(orders: Mapping[str, str], suffix: str, color: str, other: int = 0) -> Iterator[tuple[str, str]]:
-    """Formats that differ in the order of their components only: color is the bits of R, G, B; other those of x or A."""
-    bits = dict(zip("RGB", color.split(), strict=True)) | {"x": str(other), "A": str(other)}
-    for order, layout in orders.items():
-        yield order + suffix, f"{layout} {':'.join(bits[component] for component in layout.split(':'))}"
+XRA8            | x:R:G:B 8:8:8:8 / A 8
+XBA8            | x:B:G:R 8:8:8:8 / A 8
+RXA8            | R:G:B:x 8:8:8:8 / A 8
+BXA8            | B:G:R:x 8:8:8:8 / A 8
+R8A8            | R:G:B 8:8:8 / A 8
+B8A8            | B:G:R 8:8:8 / A 8
+R5A8            | R:G:B 5:6:5 / A 8
+B5A8            | B:G:R 5:6:5 / A 8
 
-
-_PACKED = "Cr0:Y1:Cb0:Y0 Cb0:Y1:Cr0:Y0 Y1:Cr0:Y0:Cb0 Y1:Cb0:Y0:Cr0".split()
-_TILE_8 = "{0}3:{0}2:Y3:0:Cr0:0:Y2:0:{0}1:{0}0:Y1:0:Cb0:0:Y0:0 1:1:8:2:8:2:8:2:1:1:8:2:8:2:8:2"
-_TILE_10 = "{0}3:{0}2:Y3:Cr0:Y2:{0}1:{0}0:Y1:Cb0:Y0 1:1:10:10:10:1:1:10:10:10"
-
-_FORMATS: dict[str, str] = {
-    **{f"{c}1": ":".join(f"{c}{i}" for i in range(8)) + " 1:1:1:1:1:1:1:1" for c in "CDR"},
-    **{f"{c}2": f"{c}0:{c}1:{c}2:{c}3 2:2:2:2" for c in "CDR"},
-    **{f"{c}4": f"{c}0:{c}1 4:4" for c in "CDR"},
-    **{f"{c}8": f"{c} 8" for c in "CDR"},
-    **{"R10": "x:R 6:10", "R12": "x:R 4:12", "R16": "R 16"},
-    **{"RG88": "R:G 8:8", "GR88": "G:R 8:8", "RG32": "R:G 16:16", "GR32": "G:R 16:16"},
-    **{"RGB8": "R:G:B 3:3:2", "BGR8": "B:G:R 2:3:3"},
-    **dict(_family(_FOUR, "12", "4 4 4", 4)),
-    **dict(_family(_FOUR, "15", "5 5 5", 1)),
-    **dict(_family(_RGB, "16", "5 6 5")),
-    **dict(_family(_RGB, "24", "8 8 8")),
-    **dict(_family(_FOUR, "24", "8 8 8", 8)),
-    **dict(_family(_FOUR, "30", "10 10 10", 2)),
-    **dict(_family(_FIRST, "48", "16 16 16", 16)),
-    **dict(_family(_FIRST, "4H", "16 16 16", 16)),  # IEEE 754 binary16
-    "AB10": "A:x:B:x:G:x:R:x 10:6:10:6:10:6:10:6",
-    **{code: f"{layout} 8:8:8:8" for code, layout in zip("YUYV YVYU UYVY VYUY".split(), _PACKED, strict=True)},
-    **{"AYUV": "A:Y:Cb:Cr 8:8:8:8", "AVUY": "A:Cr:Cb:Y 8:8:8:8", "XYUV": "x:Y:Cb:Cr 8:8:8:8", "XVUY": "x:Cr:Cb:Y 8:8:8:8"},
-    "VU24": "Cr:Cb:Y 8:8:8",
-    **{f"Y21{n % 10}": f"Cr0:0:Y1:0:Cb0:0:Y0:0 {':'.join([f'{n}:{16 - n}'] * 4)}" for n in (10, 12)},
-    "Y216": "Cr0:Y1:Cb0:Y0 16:16:16:16",
-    **{"Y410": "A:Cr:Y:Cb 2:10:10:10", "Y412": "A:0:Cr:0:Y:0:Cb:0 12:4:12:4:12:4:12:4", "Y416": "A:Cr:Y:Cb 16:16:16:16"},
-    **{"XV30": "x:Cr:Y:Cb 2:10:10:10", "XV36": "x:0:Cr:0:Y:0:Cb:0 12:4:12:4:12:4:12:4", "XV48": "x:Cr:Y:Cb 16:16:16:16"},
-    **{"Y0L0": _TILE_8.format("A"), "X0L0": _TILE_8.format("x"), "Y0L2": _TILE_10.format("A"), "X0L2": _TILE_10.format("x")},
-    **{f"{order}A8": f"{layout} 8:8:8:8 / A 8" for order, layout in _RGBX.items()},
-    **{f"{order[0]}8A8": f"{layout} 8:8:8 / A 8" for order, layout in _RGB.items()},
-    **{f"{order[0]}5A8": f"{layout} 5:6:5 / A 8" for order, layout in _RGB.items()},
-    **{code: f"Y 8 / Cr:Cb 8:8 @{sub}" for code, sub in {"NV12": "2x2", "NV16": "2x1", "NV24": "1x1"}.items()},
-    **{code: f"Y 8 / Cb:Cr 8:8 @{sub}" for code, sub in {"NV21": "2x2", "NV61": "2x1", "NV42": "1x1"}.items()},
-    **{
-        code: f"Y3:Y2:Y1:Y0 10:10:10:10 / Cr1:Cb1:Cr0:Cb0 10:10:10:10 @{sub}"
-        for code, sub in {"NV15": "2x2", "NV20": "2x1", "NV30": "1x1"}.items()
-    },
-    **{code: f"Y:x 10:6 / Cr:x:Cb:x 10:6:10:6 @{sub}" for code, sub in {"P010": "2x2", "P210": "2x1"}.items()},
-    **{"P012": "Y:x 12:4 / Cr:x:Cb:x 12:4:12:4 @2x2", "P016": "Y 16 / Cr:Cb 16:16 @2x2"},
-    "P030": "x:Y2:Y1:Y0 2:10:10:10 / x:Cr2:Cb2:Cr1:x:Cb1:Cr0:Cb0 2:10:10:10:2:10:10:10 @2x2",
-    **{"Q410": "Y:x 10:6 / Cb:x 10:6 / Cr:x 10:6", "Q401": "Y:x 10:6 / Cr:x 10:6 / Cb:x 10:6"},
-    **{
-        f"YU{n}": f"Y 8 / Cb 8 / Cr 8 @{sub}"
-        for n, sub in {"12": "2x2", "16": "2x1", "24": "1x1", "11": "4x1", "V9": "4x4"}.items()
-    },
-    **{
-        f"YV{n}": f"Y 8 / Cr 8 / Cb 8 @{sub}"
-        for n, sub in {"12": "2x2", "16": "2x1", "24": "1x1", "11": "4x1", "U9": "4x4"}.items()
-    },
+NV12 NV16 NV24  | Y 8 / Cr:Cb 8:8
+NV21 NV61 NV42  | Y 8 / Cb:Cr 8:8
+NV15 NV20 NV30  | Y3:Y2:Y1:Y0 10:10:10:10 / Cr1:Cb1:Cr0:Cb0 10:10:10:10
+P010 P210       | Y:x 10:6 / Cr:x:Cb:x 10:6:10:6
+P012            | Y:x 12:4 / Cr:x:Cb:x 12:4:12:4
+P016            | Y 16 / Cr:Cb 16:16
+P030            | x:Y2:Y1:Y0 2:10:10:10 / x:Cr2:Cb2:Cr1:x:Cb1:Cr0:Cb0 2:10:10:10:2:10:10:10
+Q410            | Y:x 10:6 / Cb:x 10:6 / Cr:x 10:6
+Q401            | Y:x 10:6 / Cr:x 10:6 / Cb:x 10:6
+YUV9 YU11 YU12 YU16 YU24 | Y 8 / Cb 8 / Cr 8
+YVU9 YV11 YV12 YV16 YV24 | Y 8 / Cr 8 / Cb 8
+"""
+_SUBSAMPLED = {  # pixels to a chroma sample, of the formats of several planes
+    (2, 2): "NV12 NV21 NV15 P010 P012 P016 P030 YU12 YV12",
+    (2, 1): "NV16 NV61 NV20 P210 YU16 YV16",
+    (4, 1): "YU11 YV11",
+    (4, 4): "YUV9 YVU9",
 }
-
 NON_LINEAR = ("VU30", "YU08", "YU10")  # "Non-linear modifier only": no buffer has them in rows of pixels
 _TILES = ("Y0L0", "X0L0", "Y0L2", "X0L2")  # "2x2 tiled": the one family whose blocks are two lines high
+
+_OPAQUE = {"XR": "x:R:G:B", "XB": "x:B:G:R", "RX": "R:G:B:x", "BX": "B:G:R:x"}
+_ORDERS = _OPAQUE | {"AR": "A:R:G:B", "AB": "A:B:G:R", "RA": "R:G:B:A", "BA": "B:G:R:A"}
+_FIRST = ("XR", "XB", "AR", "AB")
+_FAMILIES = (  # what follows the order in the code; bits of R, G and B; of x or A; the orders there are
+    *(("12", (4, 4, 4), 4, tuple(_ORDERS)), ("15", (5, 5, 5), 1, tuple(_ORDERS)), ("24", (8, 8, 8), 8, tuple(_ORDERS))),
+    *(("30", (10, 10, 10), 2, tuple(_ORDERS)), ("48", (16, 16, 16), 16, _FIRST), ("4H", (16, 16, 16), 16, _FIRST)),
+    *(("16", (5, 6, 5), 0, ("RG", "BG")), ("24", (8, 8, 8), 0, ("RG", "BG"))),
+)
+
+
+def _formats() -> Iterator[tuple[str, str]]:
+    for line in filter(None, _TABLE.splitlines()):
+        codes, _, text = line.partition("|")
+        for code in codes.split():
+            yield code, text.strip().replace("?", code[0].replace("X", "x"))
+    for suffix, color, other, orders in _FAMILIES:
+        sizes = dict(zip("RGBxA", (*color, other, other), strict=True))
+        for order in orders:
+            text = _ORDERS.get(order) or ":".join({"RG": "RGB", "BG": "BGR"}[order])
+            yield order + suffix, f"{text} {':'.join(str(sizes[component]) for component in text.split(':'))}"
+
+
+_FORMATS = dict(_formats())
 
 
 def header_formats() -> set[str]:
@@ -122,12 +144,10 @@ class PlaneLayout:
 @functools.cache
 def layout(fourcc: str) -> tuple[PlaneLayout, ...]:
     """The planes of a format, from _FORMATS."""
-    text, _, sub = _FORMATS[fourcc].partition(" @")
-    across, down = (int(n) for n in sub.split("x")) if sub else (1, 1)
-    return tuple(
-        _plane(plane.strip(), (across, down) if index else (1, 1), 2 if fourcc in _TILES else 1)
-        for index, plane in enumerate(text.split("/"))
-    )
+    sub = next((sub for sub, codes in _SUBSAMPLED.items() if fourcc in codes.split()), (1, 1))
+    height = 2 if fourcc in _TILES else 1
+    planes = _FORMATS[fourcc].split("/")
+    return tuple(_plane(plane.strip(), sub if index else (1, 1), height) for index, plane in enumerate(planes))
 
 
 def _plane(text: str, sub: tuple[int, int], height: int) -> PlaneLayout:
@@ -198,7 +218,7 @@ def codes(fourcc: str, width: int, height: int, planes: Sequence[np.ndarray]) ->
 
 
 def planes(fourcc: str, width: int, height: int, values: Mapping[str, np.ndarray], padding: int = 0) -> list[np.ndarray]:
-    """The opposite of `codes`: the bytes of each plane. Padding bits, and pixels past the edge, are those of the byte padding."""
+    """The opposite of `codes`: the bytes of each plane. Padding bits, and pixels past the edge, are the byte padding's."""
     found = []
     for plane in layout(fourcc):
         rows, row_bytes = plane.shape(width, height)
@@ -316,10 +336,9 @@ def rgb_to_ycbcr(rgb: np.ndarray, depth: int, matrix: str, range: str) -> tuple[
 # ---- Turning: wl_output.transform
 
 
-TRANSFORMS = {  # name: flipped, quarter turns
-    **{"normal": (False, 0), "90": (False, 1), "180": (False, 2), "270": (False, 3)},
-    **{"flipped": (True, 0), "flipped-90": (True, 1), "flipped-180": (True, 2), "flipped-270": (True, 3)},
-}
+_TURNS = {"normal": (False, 0), "90": (False, 1), "180": (False, 2), "270": (False, 3)}  # name: flipped, quarter turns
+_FLIPS = {"flipped": (True, 0), "flipped-90": (True, 1), "flipped-180": (True, 2), "flipped-270": (True, 3)}
+TRANSFORMS = _TURNS | _FLIPS
 
 
 def turned(content: np.ndarray, transform: str, y_invert: bool = False) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import mmap
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -86,10 +87,11 @@ class Memory:
         layout: str = "packed",
         **color: str,
     ) -> None:
-        """Read it by a draw as the target, and compare."""
+        """Read it as the target, by the route that is usual and by a draw, and compare."""
         frame = Frame(self.put(fourcc, size, planes, layout), color=Color(**color) if color else None)
-        surface = self.reader.read(frame, fourcc=target)
-        assert_near(surface, reference.rgba(fourcc, *size, planes, **color), f"{fourcc} {size} {layout} {color}")
+        expected = reference.rgba(fourcc, *size, planes, **color)
+        for route in (None, "draw"):
+            assert_near(self.reader.read(frame, fourcc=target, route=route), expected, f"{fourcc} {size} {layout} {color}")
 
 
 def assert_near(surface: Surface, expected: np.ndarray, what: str) -> None:
@@ -110,9 +112,7 @@ def memory(software: None) -> Iterator[Memory]:
     with Reader("software") as reader:
         made = Memory(reader)
         yield made
-        import os
-
-        os.close(made.fd)
+    os.close(made.fd)
 
 
 # ---- The reference itself

@@ -29,21 +29,20 @@ SIZE = (96, 54)  # whole chroma samples: where they are not, swscale stretches t
 CAREFUL = "bilinear+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
 
 # FFmpeg's names and DRM's, where both mean the same bytes.
-YUV = {
-    **{"yuv420p": "YU12", "yuv422p": "YU16", "yuv444p": "YU24", "yuv411p": "YU11"},
-    **{"nv12": "NV12", "nv21": "NV21", "nv16": "NV16", "nv24": "NV24", "nv42": "NV42"},
-    **{"yuyv422": "YUYV", "uyvy422": "UYVY", "yvyu422": "YVYU", "vuya": "AYUV", "vuyx": "XYUV"},
-    **{"p010le": "P010", "p012le": "P012", "p016le": "P016", "p210le": "P210"},
-    **{"y210le": "Y210", "y212le": "Y212", "xv30le": "XV30", "xv36le": "XV36", "xv48le": "XV48"},
-}
-DEEP_YUV = {name: code for name, code in YUV.items() if reference.bits(code)["Y"] > 8}
 # 4:1:0 is left out: swscale puts its chroma elsewhere down the picture, and no standard says where it is.
-RGB = {
-    **{"rgb24": "BG24", "bgr24": "RG24", "rgba": "AB24", "bgra": "AR24", "argb": "BA24", "abgr": "RA24"},
-    **{"rgb0": "XB24", "bgr0": "XR24", "0rgb": "BX24", "0bgr": "RX24"},
-    **{"rgb565le": "RG16", "bgr565le": "BG16", "rgb555le": "XR15", "bgr555le": "XB15", "rgb444le": "XR12", "bgr444le": "XB12"},
-    **{"x2rgb10le": "XR30", "x2bgr10le": "XB30", "rgba64le": "AB48", "bgra64le": "AR48", "rgb8": "RGB8", "bgr8": "BGR8"},
-}
+_YUV = """
+    yuv420p=YU12 yuv422p=YU16 yuv444p=YU24 yuv411p=YU11 nv12=NV12 nv21=NV21 nv16=NV16 nv24=NV24 nv42=NV42
+    yuyv422=YUYV uyvy422=UYVY yvyu422=YVYU vuya=AYUV vuyx=XYUV
+    p010le=P010 p012le=P012 p016le=P016 p210le=P210 y210le=Y210 y212le=Y212 xv30le=XV30 xv36le=XV36 xv48le=XV48
+"""
+YUV = dict(pair.split("=") for pair in _YUV.split())
+DEEP_YUV = {name: code for name, code in YUV.items() if reference.bits(code)["Y"] > 8}
+_RGB = """
+    rgb24=BG24 bgr24=RG24 rgba=AB24 bgra=AR24 argb=BA24 abgr=RA24 rgb0=XB24 bgr0=XR24 0rgb=BX24 0bgr=RX24
+    rgb565le=RG16 bgr565le=BG16 rgb555le=XR15 bgr555le=XB15 rgb444le=XR12 bgr444le=XB12 rgb8=RGB8 bgr8=BGR8
+    x2rgb10le=XR30 x2bgr10le=XB30 rgba64le=AB48 bgra64le=AR48
+"""
+RGB = dict(pair.split("=") for pair in _RGB.split())
 GREY = {"gray": "R8", "gray10le": "R10", "gray12le": "R12", "gray16le": "R16"}
 MATRICES = {"601": "smpte170m", "709": "bt709", "2020": "bt2020"}
 RANGES = {"narrow": "tv", "full": "pc"}

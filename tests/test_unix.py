@@ -262,6 +262,7 @@ def test_send_frame_comes_back_when_the_frame_has_been_read(tmp_path: Path, pixe
         assert producer.is_alive()
         assert not released
         assert reader.read(found).tobytes() == bytes(range(32))
+        reader.forget(found)
         producer.join(2)
         assert not producer.is_alive()
         assert released == [1]
@@ -377,6 +378,14 @@ def test_a_producer_that_hangs_up_between_frames_ends_the_sequence(listening: Pa
         assert next(source.frames(timeout=2)).buffer.width == 3
 
 
+def test_who_connects_and_says_nothing_is_no_producer(listening: Pair, pixels: int, tmp_path: Path) -> None:
+    source, silent = listening
+    silent.close()  # as somebody does who wants to know whether the socket is alive
+    with contextlib.closing(Producer(tmp_path / "frames")) as producer:
+        producer.say(line() + b"\n", [pixels])
+        assert next(source.frames(timeout=2)).buffer.width == 4
+
+
 def test_a_producer_that_leaves_without_its_release_ends_the_sequence(listening: Pair, pixels: int) -> None:
     source, producer = listening
     producer.say(line() + b"\n", [pixels])
@@ -456,7 +465,9 @@ def test_a_picture_larger_than_its_descriptor_is_for_the_reader_to_refuse(reader
     frames = source.frames(timeout=2)
     with pytest.raises(DescriptorError, match="too small for its description"):
         reader.read(next(frames))
-    assert reader.read(next(frames)).tobytes() == bytes(range(32))
+    frame = next(frames)
+    assert reader.read(frame).tobytes() == bytes(range(32))
+    reader.forget(frame)
 
 
 # ---- the listening socket
@@ -544,11 +555,14 @@ def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> Non
                 UnixSource(path, listen=True)
             assert os.path.exists(path)
             # Also one whose queue is full.
-            waiting = [Producer(tmp_path / "frames") for _ in range(2)]
-            with pytest.raises(SourceError, match="somebody listens"):
-                UnixSource(path, listen=True)
-            for producer in waiting:
-                producer.close()
+            with contextlib.ExitStack() as waiting:
+                found = 0
+                while found != errno.EAGAIN:
+                    sock = waiting.enter_context(socket.socket(socket.AF_UNIX))
+                    sock.setblocking(False)
+                    found = sock.connect_ex(path)
+                with pytest.raises(SourceError, match="somebody listens"):
+                    UnixSource(path, listen=True)
         assert not os.path.exists(path)
 
 
@@ -602,7 +616,7 @@ def test_nobody_connects(tmp_path: Path) -> None:
 
 def test_a_reader_that_does_not_answer_is_a_time_out(pixels: int) -> None:
     ours, theirs = socket.socketpair()
-    with no_descriptor_left(), ours, theirs:
+    with ours, theirs, no_descriptor_left():
         start = time.monotonic()
         with pytest.raises(ReleaseTimeout, match=r"did not release frame \d+ within 0\.1 s") as error:
             send_frame(ours, picture(pixels), timeout=0.1)
@@ -635,9 +649,10 @@ def test_a_reader_that_breaks_off_frees_the_frame(pixels: int, answer: bytes, sa
     released: list[int] = []
     with ours, theirs:
         sent = send_frame(ours, picture(pixels, release=lambda: released.append(1)), wait=False)
-        in_thread(lambda: [theirs.sendall(answer), theirs.shutdown(socket.SHUT_WR)])
+        answers = in_thread(lambda: [theirs.sendall(answer), theirs.shutdown(socket.SHUT_WR)])
         with pytest.raises(SinkError, match=says):
             sent.wait(2)
+        answers.join()
         assert released == [1]
         assert sent.released
         theirs.close()

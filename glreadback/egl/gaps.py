@@ -16,6 +16,7 @@ os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
 
 try:
     from OpenGL import EGL as egl  # the specifications' own case
+    from OpenGL.platform import PLATFORM
 except (ImportError, AttributeError, TypeError) as error:
     # PyOpenGL answers a missing libEGL with an AttributeError on None.
     from ..errors import DeviceError
@@ -23,6 +24,14 @@ except (ImportError, AttributeError, TypeError) as error:
     raise DeviceError(
         f"PyOpenGL cannot load EGL ({error}); install libegl1, libgles2 and Mesa, or set PYOPENGL_PLATFORM=egl"
     ) from None
+
+if type(PLATFORM).__name__ != "EGLPlatform":
+    from ..errors import DeviceError
+
+    raise DeviceError(
+        f"OpenGL was imported before the first read, and PyOpenGL chose its {type(PLATFORM).__name__}, which has no GLES: "
+        "set PYOPENGL_PLATFORM=egl before OpenGL is imported"
+    )
 
 __all__ = [
     "NO_CONFIG",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import re
 
 from OpenGL import GLES3 as gl
 
 from ..egl.device import Display
 from ..egl.gaps import function, gl_string, query_dmabuf_formats, query_dmabuf_modifiers
+from ..errors import DeviceError
 from ..fourcc import Fourcc
 from ..plan import Capabilities
 
@@ -16,17 +18,20 @@ _DESKTOP_HAS = frozenset({"GL_EXT_texture_norm16", "GL_EXT_color_buffer_float"})
 
 
 def ask(display: Display) -> Capabilities:
-    """The capabilities of the current context's device."""
+    """The capabilities of the current context's device. Raises DeviceError if the context is older than we need."""
+    version = gl_string(gl.GL_VERSION)
+    desktop = not version.startswith("OpenGL ES")
+    if _number(version) < ((3, 3) if desktop else (3, 0)):
+        raise DeviceError(f"the context is {version!r}; GLES 3 or desktop GL 3.3 is needed")
     formats = {}
     if "EGL_EXT_image_dma_buf_import_modifiers" in display.extensions:
         for code in query_dmabuf_formats(display.handle):
             formats[Fourcc(code)] = query_dmabuf_modifiers(display.handle, code)
-    version = gl_string(gl.GL_VERSION)
     # One by one: the core profile of desktop GL no longer has the list as one string.
     get = function("glGetStringi", ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint)
     count = int(gl.glGetIntegerv(gl.GL_NUM_EXTENSIONS))
     extensions = frozenset((get(gl.GL_EXTENSIONS, index) or b"").decode() for index in range(count))
-    if not version.startswith("OpenGL ES"):
+    if desktop:
         extensions |= _DESKTOP_HAS
     return Capabilities(
         device=display.device.name,
@@ -34,8 +39,14 @@ def ask(display: Display) -> Capabilities:
         renderer=gl_string(gl.GL_RENDERER),
         version=version,
         software=display.software,
-        desktop=not version.startswith("OpenGL ES"),
+        desktop=desktop,
         max_extent=int(gl.glGetIntegerv(gl.GL_MAX_TEXTURE_SIZE)),
         formats=formats,
         extensions=extensions | display.extensions,
     )
+
+
+def _number(version: str) -> tuple[int, int]:
+    """GL_VERSION's number: "OpenGL ES 3.2 Mesa …", "4.5 (Core Profile) Mesa …"."""
+    found = re.search(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)

@@ -88,7 +88,10 @@ class UnixSource(Source):
             try:
                 frame = self._connection.next_frame(deadline)
             except EOFError:
+                silent = not self._connection.frames
                 self._hang_up()
+                if silent and self._listener is not None:
+                    continue  # it only looked whether somebody listens, as _remove_stale does
                 return
             except SourceTimeout as error:
                 raise SourceTimeout(f"unix: {self._who()}: {error}{_within(timeout)}") from None
@@ -138,6 +141,7 @@ class _Connection:
         self._lines = Lines(sock)
         self._held: list[int] = []
         self._unread: int | None = None
+        self.frames = 0  # that it has given so far
         self._begun: float | None = None
 
     def next_frame(self, deadline: float | None) -> Frame:
@@ -149,6 +153,7 @@ class _Connection:
         except SourceError:
             close_fds(line.fds)
             raise
+        self.frames += 1
         self._held, self._unread = line.fds, header.number
 
         def release() -> None:
