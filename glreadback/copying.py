@@ -196,7 +196,7 @@ class Again:
                     self.importer.copy(self.copies, out.address)
         except self.importer.Failure as error:
             raise self.importer.refused(as_frame(self.picture).buffer, error) from None
-        out.route = self.route
+        out.route, out.device = self.route, self.importer.display.device.name
         out.color = as_frame(self.picture).color
         if self.route.opaque:
             force_opaque(out)

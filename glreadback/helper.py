@@ -156,7 +156,7 @@ class Helper:
         self._again()
         route = surface.route
         assert route is not None
-        return {"route": {"name": route.name, "exact": route.exact, "reason": route.reason}}
+        return {"route": {"name": route.name, "exact": route.exact, "reason": route.reason}, "device": surface.device}
 
     def _planes(self, request: dict[str, Any], fds: list[OwnedFd]) -> dict[str, Any]:
         picture = self._picture(request, fds)

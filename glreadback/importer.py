@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from .dmabuf import Backing, DmaBuf, Plane
 from .egl.context import Borrowed, Context
-from .egl.device import CURRENT, forked, open_display
+from .egl.device import CURRENT, open_display, too_old
 from .egl.image import Refused, create_image, destroy_image, rejected
 from .errors import DescriptorError, DeviceError, ImportRejected
 from .fds import OwnedFd
@@ -61,6 +61,10 @@ class Importer:
         self.display = self.context.display
         with self.context:
             self.capabilities = ask(self.display)
+            old = too_old(self.capabilities.version) if self.capabilities.software else ""
+        if old:
+            self.context.close()
+            raise DeviceError(old)
         if isinstance(self.context, Borrowed):
             from .gl.state import Traits, copying, drawing
 
@@ -116,11 +120,6 @@ class Importer:
     @property
     def drawing(self) -> Drawing:
         """What the draw route keeps, made when it is first needed."""
-        if forked():
-            raise DeviceError(
-                "EGL was in use before this process was forked, and the driver's threads stayed behind: a draw would hang. "
-                "Start the process anew (multiprocessing's spawn); the routes alias, native and map still work"
-            )
         if self._drawing is None:
             from .gl.draw import Drawing
 
@@ -238,6 +237,8 @@ class Importer:
             # A borrowed context that is not current: its GL names go with it, the descriptors are ours to close.
             for entry in self._cache.values():
                 destroy_image(self.display, entry.texture.image)
+            for slot in self._slots:
+                slot.finish()
             self.abandon()
         self.context.close()
 

@@ -350,6 +350,7 @@ class IsolatedReader(Reader):
                 self._last = picture, surface, tuple(fds_and_keys.items()), timeout
             said = reply["route"]
             surface.route = Route(str(said["name"]), wanted, bool(said["exact"]), f"{said['reason']}; in a helper process")
+            surface.device = reply["device"]
             surface.color = None if tone_map else frame.color
             return surface
 

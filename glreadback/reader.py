@@ -25,7 +25,6 @@ from .frame import Frame, Rect, as_frame
 from .kernel.dmabuf import sync_end, sync_start
 from .kernel.udmabuf import sealed_memfd
 from .mapped import copy_plane, map_range
-from .pending import Pending
 from .plan import Capabilities, Route, plan
 from .surface import Surface, allocate_memory, array_shape, element
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     import numpy
 
     from .importer import Importer
+    from .pending import Pending
 
 DEFAULT_TIMEOUT = 5.0  # seconds
 DEVICE_VARIABLE = "GLREADBACK_DEVICE"
@@ -121,9 +121,17 @@ class Reader:
     def _after_fork(self) -> None:
         """In a child process: the contexts are the parent's, and so is whoever held the lock. Begin anew, GL left alone."""
         self._lock = threading.RLock()
+        error = DeviceError("this process was forked meanwhile; the read is the parent's")
         for importer in self._open_importers():
+            for pending in importer.flying:
+                pending.give_up(error)
             importer.abandon()
+        borrowed = self._importers.pop("current", None)
         self._importers.clear()
+        if borrowed is not None:
+            self._importers["current"] = DeviceError(
+                "the borrowed context is the parent's; call Reader.current() in one of your own"
+            )
         self._again.clear()
         self._drop_staging()  # the parent goes on using it
 
@@ -207,6 +215,8 @@ class Reader:
         out and the picture's buffer must be left alone until the result is there; then the frame's release is called.
         On a software device there is nothing to overlap: the read is done before submit returns.
         """
+        from .pending import Pending
+
         frame = as_frame(picture)
         with self._lock:
             importer = self._asynchronous(frame)
@@ -217,36 +227,51 @@ class Reader:
                 fourcc = _wanted_of(out, fourcc)
             if damage is not None and (out is None or rect is not None):
                 raise DescriptorError("damage updates a surface that holds the whole picture: give out=, and no rect=")
-            while (slot := importer.free_slot()) is None:
-                self._settle(importer.flying[0], timeout)
+            while importer.free_slot() is None:
+                oldest = importer.flying[0]
+                try:
+                    self._settle(oldest, timeout)
+                except Exception:
+                    if oldest.slot is not None:
+                        raise
+                    # It failed for good, and its own result() says so.
             with self._checked(frame, rect, timeout, importer) as checked:
                 request = _request(frame, checked, out, fourcc, route, damage, None, False)
-                chosen = plan(frame, request.fourcc, importer.capabilities, route=route)
-                if chosen == "map" or checked.staged:
+                pending = self._begin(importer, checked, request, timeout)
+                if pending is None:
                     sync.wait(checked.dmabufs, frame.acquire_fence, timeout)
                     pending = Pending(self._read_on_any(checked, request, picture))
                     self._release(frame)
-                    return pending
-                surface = _prepared(checked, request, chosen)
-                parts = _parts(checked, surface, damage)
-                size = surface.data.nbytes
-                try:
-                    with importer.context, slot.filling(importer.display, size) as begin:
-                        _gpu_waits(importer, checked)
-                        for _, todo in copies(importer, checked, surface, chosen, parts):
-                            begin(todo)
-                except importer.Failure as error:
-                    raise importer.refused(checked.buf, error) from None
-                runs = [run for part in parts for run in runs_of(surface, part.place)]
-
-                def over() -> None:
-                    for part in parts if chosen.opaque else ():
-                        force_opaque(part_of(surface, part.place))
-                    self._release(frame)
-
-                pending = Pending(surface, self._settle, importer, slot, runs, over)
-                importer.flying.append(pending)
                 return pending
+
+    def _begin(self, importer: Importer, checked: Checked, request: _Request, timeout: float) -> Pending | None:
+        """Have the device fill a slot of its ring; None where that is another device's or the CPU's business."""
+        from .pending import Pending
+
+        frame, slot = checked.frame, importer.free_slot()
+        assert slot is not None
+        try:
+            route = plan(frame, request.fourcc, importer.capabilities, route=request.route)
+            if route == "map" or checked.staged:
+                return None
+            surface = _prepared(checked, request, route)
+            parts = _parts(checked, surface, request.damage)
+            with importer.context, slot.filling(importer.display, surface.data.nbytes) as begin:
+                _gpu_waits(importer, checked, timeout)
+                for _, todo in copies(importer, checked, surface, route, parts):
+                    begin(todo)
+        except (ImportRejected, importer.Failure):
+            return None  # an ordinary read knows what else to try, and what to say
+        runs = [run for part in parts for run in runs_of(surface, part.place)]
+
+        def over() -> None:
+            for part in parts if route.opaque else ():
+                force_opaque(part_of(surface, part.place))
+            self._release(frame)
+
+        pending = Pending(surface, self._settle, importer, slot, runs, over)
+        importer.flying.append(pending)
+        return pending
 
     def _asynchronous(self, frame: Frame) -> Importer | None:
         """The device to submit frame to; None where a read has nothing to overlap with."""
@@ -262,9 +287,24 @@ class Reader:
         importer = pending.importer
         assert importer is not None
         with self._lock, importer.context:
-            pending.take(timeout)
-            if pending in importer.flying:
-                importer.flying.remove(pending)
+            try:
+                pending.take(timeout)
+            finally:
+                if pending.slot is None and pending in importer.flying:
+                    importer.flying.remove(pending)
+
+    def _land(self, importer: Importer) -> None:
+        """Finish what is in flight before the device goes: each frame is released, whatever became of its read."""
+        while importer.flying:
+            pending = importer.flying[0]
+            try:
+                self._settle(pending, DEFAULT_TIMEOUT)
+            except Exception as error:
+                if pending.slot is not None:
+                    importer.flying.remove(pending)
+                    pending.give_up(DeviceError(f"the Reader was closed before the read was over ({error})"))
+                    if pending.finish is not None:
+                        pending.finish()
 
     @staticmethod
     def _release(frame: Frame) -> None:
@@ -315,6 +355,8 @@ class Reader:
         cannot shrink: DescriptorError, or ImportRejected where the exporter refuses. Closing the surface while a view
         of it (an array, a memoryview) is still used raises BufferError: the view stays good, but unsynchronised.
         """
+        if self._closed:
+            raise ValueError("the Reader is closed")
         frame = as_frame(picture)
         buf = frame.buffer
         if frame.y_invert:
@@ -360,10 +402,11 @@ class Reader:
                     importer.forget(inodes)
 
     def close(self) -> None:
-        """Give back contexts, imports and descriptors. Once; a closed Reader reads no more."""
+        """Give back contexts, imports and descriptors. Once; a closed Reader reads no more. What is in flight is finished."""
         with self._lock:
             self._closed = True
             for importer in self._open_importers():
+                self._land(importer)
                 importer.close()
             self._importers.clear()
             self._again.clear()
@@ -540,6 +583,7 @@ class Reader:
         self, importer: Importer, checked: Checked, request: _Request, route: Route, picture: DmaBuf | Frame
     ) -> Surface:
         out = _prepared(checked, request, route)
+        out.device = importer.display.device.name
         parts = _parts(checked, out, request.damage)
         try:
             with importer.context, sync.cpu_access(checked.dmabufs):
@@ -599,6 +643,7 @@ def _prepared(checked: Checked, request: _Request, route: Route) -> Surface:
     elif out.data.readonly:
         raise DescriptorError("the surface given is read-only; wrap writable memory")
     out.route = _explain(route, checked.staged)
+    out.device = None
     out.color = None if request.tone else checked.frame.color
     return out
 
@@ -626,18 +671,28 @@ def _waits_itself(importer: Importer) -> bool:
     return can_wait_on_gpu(importer.display)
 
 
-def _gpu_waits(importer: Importer, checked: Checked) -> None:
-    """Let the GPU wait for the producer's fences, if it can; else they have been waited for already."""
+def _gpu_waits(importer: Importer, checked: Checked, timeout: float) -> None:
+    """Let the GPU wait for the producer's fences, if it can; else they have been waited for already.
+
+    What it does not take is waited for here: something else that can be polled, a kernel without such sync files.
+    """
     if not _waits_itself(importer):
         return
     from .egl.fence import wait_on_gpu
 
-    if checked.frame.acquire_fence is not None:
-        wait_on_gpu(importer.display, checked.frame.acquire_fence)
-    for fd in sync.unsignalled(checked.dmabufs):
-        try:
-            wait_on_gpu(importer.display, fd)
-        finally:
+    fence = checked.frame.acquire_fence
+    if fence is not None and not wait_on_gpu(importer.display, fence):
+        sync.wait((), fence, timeout)
+    try:
+        found = sync.unsignalled(checked.dmabufs)
+    except OSError:
+        sync.wait(checked.dmabufs, None, timeout)
+        return
+    try:
+        if not all(wait_on_gpu(importer.display, fd) for fd in found):
+            sync.wait(checked.dmabufs, None, timeout)
+    finally:
+        for fd in found:
             os.close(fd)
 
 

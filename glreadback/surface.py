@@ -128,6 +128,7 @@ class Surface:
     stride: int
     fourcc: Fourcc
     route: Route | None
+    device: str | None = None  # which device read it; None if none did, as by the map route
     color: Color | None = None  # what the numbers mean, as the frame said; None = as usual
 
     def __new__(

@@ -63,7 +63,7 @@ def wait(fds: Iterable[int], fence: int | None, timeout: float) -> None:
 def unsignalled(fds: Iterable[int]) -> list[int]:
     """New sync files, the caller's to close, of the writers' fences on dma-bufs that are not ready yet.
 
-    Where the kernel has no such sync files (before 6.0) a buffer gives none: wait() for it instead.
+    Raises OSError where the kernel has no such sync files (before 6.0): wait() for them instead.
     """
     found: list[int] = []
     try:

@@ -8,8 +8,8 @@ what is below it the array one pitch on. All operations of a band are written do
 The error is below 0.51 of a step of 255, of which 0.5 is the rounding to whole steps. With _ONE = 2^21:
 - a factor is off by 2^-22 at most and a code of 12 bits by 2^12 from its zero, so three of them by 3 * 2^-10; deeper
   codes have factors of 12 bits more. A shift to the right drops less than 1/_ONE, and a pixel sees fewer than 20: 2^-16;
-- nothing overflows: a product is below 547 (BT.2020's blue, narrow: 255 * 255 / 224 * 1.8814), luma, chroma and all
-  constants together are between -576 and 611, and 2^31 is 1024 * _ONE.
+- nothing overflows: a product is below 550 (BT.2020's blue, narrow: 1.8814 * 255 * 256 / 224), luma, chroma and all
+  constants together are between -576 and 612, and 2^31 is 1024 * _ONE.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _ONE = 1 << _FRACTION_BITS
 _DEEP, _MORE_BITS = 12, 12  # codes of more bits than _DEEP need factors of _MORE_BITS more
 
 # Pixels of a band: few enough for the caches, enough for a numpy call's own microsecond not to count.
-_BAND_PIXELS = 1 << 18
+_BAND_PIXELS = 3 << 16
 # From so many pixels on a second thread pays; more of them wait for memory.
 _TWO_THREADS_FROM = 6 << 20
 _KEPT = 2  # for how many kinds of pictures a converter keeps its memory
@@ -211,21 +211,32 @@ class _Worker:
 
     def _load(self, job: _Job, top: int) -> None:
         luma, *chroma = job.sources
-        for phase, words in enumerate(self.luma):
-            size = words.itemsize
-            # Where the width is odd a row's last word is short of pixels: they are never stored.
-            part = luma[phase :: self.down][top : top + self.rows, job.left * size : (job.left + self.columns) * size]
-            words.view("u1")[: part.shape[0], size : size + part.shape[1]] = part
+        size, down = self.luma.itemsize, self.down
+        part = luma[top * down : (top + self.rows) * down, job.left * size : (job.left + self.columns) * size]
+        # Where the height is odd the last row is short of lines, where the width is each line of pixels: never stored.
+        whole, width = len(part) // down, part.shape[1]
+        to = self.luma.view("u1").swapaxes(0, 1)[:, :, size : size + width]
+        to[:whole] = part[: whole * down].reshape(whole, down, width)
+        for n, line in enumerate(part[whole * down :]):
+            to[whole, n] = line
         for words, source in zip(self.chroma, chroma, strict=True):
             load_around(words, source, top - 1, job.left - 1)
 
     def _store(self, job: _Job, top: int) -> None:
-        region = job.region
+        region, down = job.region, self.down
+        start = top * down - region.y
+        # Line after line of the target, which is why rows are not done phase by phase; but some may be cut by its edges.
+        first = max(-(start // down), 0)
+        last = max(min((region.height - start) // down, self.rows), first)
         for x in range(self.across):
             columns, to_columns = places(job.left * self.across + x - region.x, self.across, self.columns, region.width)
-            for y in range(self.down):
-                rows, to_rows = places(top * self.down + y - region.y, self.down, self.rows, region.height)
-                job.target[to_rows, to_columns] = self.pixels[y, x, rows, columns]
+            to = job.target[:, to_columns]
+            pixels = self.pixels[:, x, :, columns].swapaxes(0, 1)
+            lines = to[start + down * first : start + down * last]
+            lines.reshape(last - first, down, to.shape[1])[...] = pixels[first:last]
+            for row in (*range(first), *range(last, self.rows)):
+                for y in range(max(start + row * down, 0), min(start + (row + 1) * down, region.height)):
+                    to[y] = pixels[row, y - start - row * down]
 
 
 def load_around(words: Array, source: Array, top: int, left: int) -> None:
@@ -280,6 +291,8 @@ def _steps(kind: _Kind, pitch: int, luma: Array, chroma: Sequence[Array], pixels
     if down == 1:
         between = tint[pitch:-pitch].reshape(1, line)
     inner = [sums[:, n, 1:-1] for n in range(across)]  # the first and last value of all are repeated ones
+    parts_under = {eighths: np.zeros_like(tint) for eighths in needed(under)}
+    parts_over = {eighths: np.zeros_like(between) for eighths in needed(over)}
 
     opaque = 8 * next(n for n, name in enumerate(byte_order(kind.wanted.info)) if name not in "RGB")
     for output in outputs(kind):
@@ -294,8 +307,8 @@ def _steps(kind: _Kind, pitch: int, luma: Array, chroma: Sequence[Array], pixels
 
         # To the pixels' places: down first, as that is fewer values.
         if down > 1:
-            yield from spread(tint, pitch, under, lines)
-        yield from spread(between, 1, over, inner)
+            yield from spread(tint, pitch, under, lines, parts_under)
+        yield from spread(between, 1, over, inner, parts_over)
         yield np.add, (sums, light, sums)
         yield sums.clip, (np.int32(least * _ONE), np.int32((least + 256) * _ONE - 1), sums)
 
@@ -402,20 +415,26 @@ def phases(extent: int, cosited: bool) -> list[Phase]:
     return [Phase(*divmod(4 * (2 * pixel + (0 if cosited else 1 - extent)) // extent, 8)) for pixel in range(extent)]
 
 
-# Up to half of a value as a shift to the right and a factor, by eighths.
+# By eighths: up to a half of a value as a shift to the right and a factor.
 _EIGHTHS = {1: (3, 1), 2: (2, 1), 3: (3, 3), 4: (1, 1)}
 
 
-def spread(values: Array, step: int, taken: Sequence[Phase], outs: Sequence[Array]) -> Iterator[Step]:
+def needed(taken: Sequence[Phase]) -> list[int]:
+    """The eighths of values that these phases are made of; what is left of one comes after it."""
+    return sorted({part for phase in taken if phase.eighths for part in (phase.eighths, 8 - phase.eighths)})
+
+
+def spread(
+    values: Array, step: int, taken: Sequence[Phase], outs: Sequence[Array], parts: Mapping[int, Array]
+) -> Iterator[Step]:
     """An out a phase: values interpolated between neighbours that are step apart, but for a step at either end.
 
-    A part of a value and its complement add up to the value to the last bit: where nothing changes, nothing does.
+    parts is memory for the eighths of values. One and what is left add up to the value to the last bit: where nothing
+    changes, nothing does.
     """
     import numpy as np
 
-    parts: dict[int, Array] = {0: values}
-    for eighths in sorted({part for phase in taken if phase.eighths for part in (phase.eighths, 8 - phase.eighths)}):
-        parts[eighths] = part = np.zeros_like(values)
+    for eighths, part in parts.items():
         if eighths > 4:
             yield np.subtract, (values, parts[8 - eighths], part)
             continue

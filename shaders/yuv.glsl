@@ -5,7 +5,8 @@
 
 uniform mat3 matrix;
 uniform vec3 offset;
-uniform ivec2 chroma_last;  // the last chroma sample's place
+uniform ivec2 chroma_first;  // the places of the visible rectangle's first and last chroma sample: beyond lies padding
+uniform ivec2 chroma_last;
 
 vec2 chroma_at(ivec2 pixel) {
     // The pixel's centre on the chroma grid is part / whole; integers, so that nothing is lost.
@@ -13,8 +14,8 @@ vec2 chroma_at(ivec2 pixel) {
     ivec2 part = 2 * pixel + (ivec2(1) - SUB) * ivec2(not(COSITED));
     ivec2 first = (part + whole) / whole - 1;
     vec2 share = vec2(part - first * whole) / vec2(whole);
-    ivec2 a = clamp(first, ivec2(0), chroma_last);
-    ivec2 b = clamp(first + 1, ivec2(0), chroma_last);
+    ivec2 a = clamp(first, chroma_first, chroma_last);
+    ivec2 b = clamp(first + 1, chroma_first, chroma_last);
     vec2 top = SUB.x == 1 ? chroma(ivec2(a.x, a.y)) : mix(chroma(ivec2(a.x, a.y)), chroma(ivec2(b.x, a.y)), share.x);
     if (SUB.y == 1)
         return top;

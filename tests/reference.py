@@ -254,13 +254,20 @@ def rgba(
     range: str = "narrow",
     siting: str = "left",
     palette: np.ndarray | None = None,
+    visible: tuple[int, int, int, int] | None = None,
 ) -> np.ndarray:
     """(height, width, 4) float64: R'G'B' and alpha from 0 to 1, not clipped: Y'CbCr and half floats reach further.
 
-    palette is (n, 3 or 4), from 0 to 1, for C formats; without it they are a ramp from black to white.
+    palette is (n, 3 or 4), from 0 to 1, for C formats; without it they are a ramp from black to white. visible is the
+    part (x, y, width, height) of it that is the picture: what is returned, and all that chroma is made from, as what
+    lies around it is padding.
     """
+    x, y, wide, high = visible or (0, 0, width, height)
+    columns, rows = range(x, x + wide), range(y, y + high)
     values, depth = codes(fourcc, width, height, planes), bits(fourcc)
-    found = np.ones((height, width, 4))
+    for component in values.keys() - {"Cb", "Cr"}:
+        values[component] = values[component][y : y + high, x : x + wide]
+    found = np.ones((high, wide, 4))
 
     def scaled(component: str) -> np.ndarray:
         if is_half(fourcc):
@@ -269,11 +276,9 @@ def rgba(
 
     if model(fourcc) == "yuv":
         across, down = subsampling(fourcc)
+        cosited = siting != "center", siting == "topleft"
         cb, cr = (
-            _interpolate(
-                _interpolate(values[component].astype(np.float64), width, across, siting != "center", 1),
-                *(height, down, siting == "topleft", 0),
-            )
+            _interpolate(_interpolate(values[component], columns, across, cosited[0], 1), rows, down, cosited[1], 0)
             for component in ("Cb", "Cr")
         )
         found[..., :3] = ycbcr_to_rgb(values["Y"], cb, cr, depth["Y"], matrix, range)
@@ -293,14 +298,15 @@ def rgba(
     return found
 
 
-def _interpolate(values: np.ndarray, count: int, sub: int, cosited: bool, axis: int) -> np.ndarray:
-    """Chroma samples brought to count pixels: linear between the nearest two, the edge's own beyond the edge.
+def _interpolate(values: np.ndarray, pixels: range, sub: int, cosited: bool, axis: int) -> np.ndarray:
+    """Chroma samples brought to pixels: linear between the nearest two, of those that the pixels share; the edge's own
+    beyond the edge.
 
     Cosited: sample 0 lies on pixel 0. Else in the middle of the pixels that it covers.
     """
-    pixels = np.arange(count)
-    place = pixels / sub if cosited else (pixels + 0.5) / sub - 0.5
-    return np.apply_along_axis(lambda line: np.interp(place, np.arange(len(line)), line), axis, values)
+    samples = np.arange(pixels.start // sub, -(-pixels.stop // sub))
+    place = np.array(pixels) / sub if cosited else (np.array(pixels) + 0.5) / sub - 0.5
+    return np.apply_along_axis(lambda line: np.interp(place, samples, line[samples]), axis, values.astype(np.float64))
 
 
 def ycbcr_to_rgb(y: np.ndarray, cb: np.ndarray, cr: np.ndarray, depth: int, matrix: str, range: str) -> np.ndarray:

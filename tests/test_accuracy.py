@@ -22,8 +22,8 @@ from glreadback.kernel.udmabuf import sealed_memfd
 BOUND = {8: 0.51, 10: 0.51, 2: 0.51, 16: 1.0}
 HALF_BOUND = 2.0**-10
 
-SIZES = ((1, 1), (3, 2), (33, 17))
 ODD = (33, 17)
+SIZES = ((1, 1), (3, 2), ODD, (34, 18))  # in the last, chroma is missing right of the last pixel and below it
 LAYOUTS = {"packed": (0, 0), "padded": (24, 0), "offset": (8, 4096 + 64)}  # bytes: pad of each row, offset of plane 0
 BYTE_ORDERS = ("XR24", "XB24", "RX24", "BX24", "AR24", "AB24", "RA24", "BA24")
 DEEP = ("AB30", "AB48", "AB4H")
@@ -311,10 +311,11 @@ def test_every_turn(memory: Memory, fourcc: str, transform: str, y_invert: bool)
     frame = Frame(memory.put(fourcc, ODD, planes, "padded"), transform=transform, y_invert=y_invert)
     what = f"{fourcc} {transform} {y_invert}"
     shown = reference.turned(content, transform, y_invert)
-    assert_near(memory.reader.read(frame, fourcc="AB24", route="draw"), shown, what)
     x, y, width, height = 3, 5, 8, 7
-    part = memory.reader.read(frame, fourcc="AB24", rect=(x, y, width, height), route="draw")
-    assert_near(part, shown[y : y + height, x : x + width], f"{what}, part of it")
+    for route in (None, "draw"):
+        assert_near(memory.reader.read(frame, fourcc="AB24", route=route), shown, what)
+        part = memory.reader.read(frame, fourcc="AB24", rect=(x, y, width, height), route=route)
+        assert_near(part, shown[y : y + height, x : x + width], f"{what}, part of it")
 
 
 @pytest.mark.parametrize("fourcc", ["XR24", "AB24", "RG24", "RG16", "AB48"])
@@ -327,14 +328,37 @@ def test_rows_stored_bottom_up_by_a_plain_copy(memory: Memory, fourcc: str) -> N
 
 @pytest.mark.parametrize("y_invert", [False, True])
 @pytest.mark.parametrize("transform", ["normal", "90", "flipped-270"])
-@pytest.mark.parametrize("fourcc", ["XR24", "RG16", "R4", "P010", "YUYV"])
+@pytest.mark.parametrize("fourcc", ["XR24", "RG16", "R4", "NV12", "P010", "YUYV", "YUV9"])
 def test_visible_rectangles(memory: Memory, fourcc: str, transform: str, y_invert: bool) -> None:
-    """The rectangle is one of the buffer, rows as they lie in memory; a part of it is one of the picture as it is shown."""
+    """The rectangle is one of the buffer, rows as they lie in memory; a part of it is one of the picture as it is shown.
+
+    What lies around the rectangle is padding of any colour, and colours nothing; what lies around a part does count.
+    """
     planes = memory.noise(fourcc, ODD)
-    visible = Rect(6, 3, 20, 11)
-    content = reference.rgba(fourcc, *ODD, planes)[3:14, 6:26]
-    frame = Frame(memory.put(fourcc, ODD, planes), visible=visible, transform=transform, y_invert=y_invert)
-    shown = reference.turned(content, transform, y_invert)
-    assert_near(memory.reader.read(frame, fourcc="AB24", route="draw"), shown, f"{fourcc} {transform}")
-    part = memory.reader.read(frame, fourcc="AB24", rect=(1, 2, 7, 6), route="draw")
-    assert_near(part, shown[2:8, 1:8], f"{fourcc} {transform}, part of it")
+    for visible in (Rect(6, 4, 20, 11), Rect(5, 3, 9, 8), Rect(0, 0, 32, 16), Rect(32, 16, 1, 1)):
+        content = reference.rgba(fourcc, *ODD, planes, visible=visible)
+        frame = Frame(memory.put(fourcc, ODD, planes), visible=visible, transform=transform, y_invert=y_invert)
+        shown = reference.turned(content, transform, y_invert)
+        height, width = shown.shape[0] // 2, shown.shape[1] // 3
+        for route in (None, "draw"):
+            what = f"{fourcc} {visible} {transform} {y_invert}"
+            assert_near(memory.reader.read(frame, fourcc="AB24", route=route), shown, what)
+            if height and width:
+                part = memory.reader.read(frame, fourcc="AB24", rect=(1, 2, width, height), route=route)
+                assert_near(part, shown[2 : 2 + height, 1 : 1 + width], f"{what}, part of it")
+
+
+# ---- The report
+
+
+def test_the_report_has_every_format_and_no_error_beyond_its_bound() -> None:
+    """docs/accuracy.md is made by tools/accuracy_report.py; make it anew when formats or colours change."""
+    lines = (reference.HEADER.parents[1] / "docs" / "accuracy.md").read_text().splitlines()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    head, rows = table[0], table[1:]
+    assert sorted(code for row in rows for code in row[0].split()) == sorted(reference.FORMATS)
+    bounds = {"AB24": BOUND[8], "AB30": BOUND[10], "AB48": BOUND[16], "AB4H": 1.0}
+    assert head == ["formats", "route", *bounds]
+    for row in rows:
+        for cell, bound in zip(row[2:], bounds.values(), strict=True):
+            assert cell == "exact" or float(cell.split("/")[0]) <= bound, row

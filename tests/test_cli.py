@@ -32,7 +32,7 @@ NO_EGL = {"__EGL_VENDOR_LIBRARY_DIRS": "/nonexistent"}  # libglvnd then finds no
 
 
 def environment(**changes: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GLREADBACK_", "NO_COLOR"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GLREADBACK_", "NO_COLOR", "PYTHONUNB"))}
     return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **changes}
 
 

@@ -146,11 +146,10 @@ def test_numbers_no_plane_can_have(field: str, value: int) -> None:
 @pytest.mark.parametrize("value", [True, False, 1.0, float("nan"), "1", b"1", None, [1], np.float32(4), np.True_, np.zeros(2)])
 @pytest.mark.parametrize("field", ["offset", "stride", "fd", "width", "height"])
 def test_values_that_are_no_numbers(field: str, value: Any) -> None:
+    good = {"fd": 0, "stride": 16} if field in ("fd", "offset", "stride") else {"width": 4, "height": 4, "fourcc": "XR24"}
+    kind, rest = (Plane, {}) if "fd" in good else (DmaBuf, {"planes": [Plane(0, 0, 16)]})
     with pytest.raises(DescriptorError, match=rf"(a plane's|the) {field} is .*; it must be a whole number") as caught:
-        if field in ("width", "height"):
-            DmaBuf(**{"width": 4, "height": 4, "fourcc": "XR24", "planes": [Plane(0, 0, 16)], field: value})
-        else:
-            Plane(**{"fd": 0, "stride": 16, field: value})
+        kind(**{**good, **rest, field: value})
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 120
 

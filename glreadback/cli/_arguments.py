@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from typing import NamedTuple
 
 from ..fourcc import Fourcc
 from ..frame import Rect
@@ -59,6 +60,40 @@ def rect(text: str) -> Rect:
     if len(parts) != 4 or not all(part.isascii() and part.isdecimal() and len(part) < 11 for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is no rectangle; give X,Y,WIDTH,HEIGHT in pixels, such as 0,0,640,480")
     return Rect(*map(int, parts))
+
+
+class Scale(NamedTuple):
+    """A size to scale to: in pixels, one side 0 to keep the proportions, or as a factor."""
+
+    width: int = 0
+    height: int = 0
+    factor: float = 0.0
+
+    def of(self, width: int, height: int) -> tuple[int, int]:
+        """The size, in pixels, of a picture of width x height."""
+        if self.factor:
+            return max(1, round(width * self.factor)), max(1, round(height * self.factor))
+        return (
+            self.width or max(1, round(width * self.height / height)),
+            self.height or max(1, round(height * self.width / width)),
+        )
+
+
+def scale(text: str) -> Scale:
+    """320x180, 320x0 (the height follows), 0.25 or 25%."""
+    wide, by, tall = text.lower().partition("x")
+    if by and wide.isascii() and wide.isdecimal() and tall.isascii() and tall.isdecimal() and len(wide) < 6 and len(tall) < 6:
+        found = Scale(int(wide), int(tall))
+        if found.width or found.height:
+            return found
+    elif not by:
+        try:
+            factor = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            factor = math.nan
+        if 0 < factor <= 64:
+            return Scale(factor=factor)
+    raise argparse.ArgumentTypeError(f"{text!r} is no size; give WIDTHxHEIGHT, WIDTHx0, a factor such as 0.25, or 25%")
 
 
 def fourcc(text: str) -> Fourcc:

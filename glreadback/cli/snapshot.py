@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from .. import sinks
+from ..color import MATRICES, RANGES, SITINGS, TRANSFERS, Color
 from ..errors import SinkError, SourceError
 from ..frame import TRANSFORMS
 from ..plan import ROUTES
@@ -53,7 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rect", metavar="X,Y,W,H", type=_arguments.rect, help="only this rectangle of the picture, in pixels")
     add("--transform", metavar="T", choices=TRANSFORMS,
         help=f"undo this turn of the content: {', '.join(TRANSFORMS)}; default: what the source says")  # fmt: skip
+    add("--scale", metavar="SIZE", type=_arguments.scale, help="scale to 320x180, to 320x0 (the height follows) or by 25%%")
+    add("--matrix", choices=list(MATRICES), help="of Y'CbCr; default: what the source says, or 709 from 720 lines on, else 601")
+    add("--range", choices=RANGES, help="of Y'CbCr: narrow (video, the default) or full")
+    add("--siting", choices=SITINGS, help="where subsampled chroma lies; default: left, topleft for BT.2020")
+    add("--transfer", choices=TRANSFERS, help="what the numbers mean; pq and hlg are HDR")
+    add("--tone-map", action="store_true", help="bring HDR (pq, hlg) to sRGB by BT.2390's curve")
     _arguments.device(parser)
+    add("--isolate", action="store_true", help="run GL in a helper process, for buffers of producers you do not trust")
     add("--route", metavar="R", choices=ROUTES,
         help=f"how to read: {', '.join(ROUTES)} (map uses no GL); default: the first that is exact")  # fmt: skip
     add("--verify", action="store_true", help="read again by another route and fail on the first pixel that differs")
@@ -70,12 +78,11 @@ def run(args: argparse.Namespace) -> int:
     said = sys.stderr if output == _STDOUT else sys.stdout
     with ExitStack() as stack:
         source = stack.enter_context(_open(args))
-        reader = stack.enter_context(Reader(args.device))
+        reader = stack.enter_context(Reader(args.device, isolate=args.isolate))
         progress = stack.enter_context(Progress(quiet=args.count == 1))
         written = []
         for number, frame in enumerate(_frames(source, args), 1):
-            if args.transform is not None:
-                frame = dataclasses.replace(frame, transform=args.transform)
+            frame = _as_told(frame, args)
             path = output if args.count == 1 or output == _STDOUT else _numbered(output, number, args.count)
             shot = _take(reader, frame, path, format, args)
             written.append(path)
@@ -93,6 +100,16 @@ def run(args: argparse.Namespace) -> int:
         if progress.shown and not args.json:
             print(f"{len(written)} pictures: {written[0]} to {written[-1]}", file=said)
     return DONE
+
+
+def _as_told(frame: Frame, args: argparse.Namespace) -> Frame:
+    """The frame with what the command line says of it."""
+    if args.transform is not None:
+        frame = dataclasses.replace(frame, transform=args.transform)
+    said = {name: getattr(args, name) for name in ("matrix", "range", "siting", "transfer") if getattr(args, name) is not None}
+    if said:
+        frame = dataclasses.replace(frame, color=dataclasses.replace(frame.color or Color(), **said))
+    return frame
 
 
 def _destination(args: argparse.Namespace) -> tuple[str, str | None]:
@@ -140,35 +157,30 @@ class _Shot:
     path: str
     surface: Surface
     source: str
-    device: str | None
     seconds: float  # of the read alone
     verified: str | None  # what a second read found equal
 
 
 def _take(reader: Reader, frame: Frame, path: str, format: str | None, args: argparse.Namespace) -> _Shot:
     start = time.perf_counter()
-    surface = reader.read(frame, fourcc=args.fourcc, rect=args.rect, route=args.route, timeout=args.timeout)
+    options: dict[str, Any] = {"tone_map": True} if args.tone_map else {}
+    if args.scale is not None:
+        options["scale"] = args.scale.of(*(args.rect[2:] if args.rect is not None else frame.size))
+    surface = reader.read(frame, fourcc=args.fourcc, rect=args.rect, route=args.route, timeout=args.timeout, **options)
     seconds = time.perf_counter() - start
     verified = None
     if args.verify:
         from ._verify import verify
 
+        if options:
+            raise SinkError("--verify compares the buffer's own pixels; it cannot check a scaled or tone-mapped picture")
         verified = verify(reader, frame, surface, args.rect, args.timeout)
     if path == _STDOUT:
         sinks.write(surface, sys.stdout.buffer, format or "png")
         sys.stdout.buffer.flush()
     else:
         sinks.save(surface, path, format)
-    device = _device(reader, frame, surface) if args.json else None
-    return _Shot(path, surface, frame.origin or args.source, device, seconds, verified)
-
-
-def _device(reader: Reader, frame: Frame, surface: Surface) -> str | None:
-    """Which device read it; None where none did, or where it was not the first choice."""
-    route = surface.route
-    if route is None or route == "map" or "after:" in route.reason:
-        return None
-    return reader.capabilities(frame).device
+    return _Shot(path, surface, frame.origin or args.source, seconds, verified)
 
 
 def _sentence(shot: _Shot) -> str:
@@ -196,7 +208,7 @@ def _print_json(shot: _Shot, stream: Any) -> None:
         "fourcc": str(surface.fourcc),
         "stride": surface.stride,
         "route": {"name": route.name, "exact": route.exact, "reason": route.reason},
-        "device": shot.device,
+        "device": surface.device,
         "source": shot.source,
         "ms": round(shot.seconds * 1e3, 3),
         "verified": shot.verified,

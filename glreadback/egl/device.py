@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import DeviceError
-from .gaps import display_driver_name, egl, error_name, gl_string
+from .gaps import display_driver_name, egl, error_name, function, gl_string, handle_value
 
 SOFTWARE = "software"
 CURRENT = "current"  # the caller's own context
 ENVIRONMENT = "GLREADBACK_DEVICE"
 MESA_WANTED = "25.0.3"
 
-_PLATFORM_DEVICE_EXT = 0x313F
+_PLATFORM_DEVICE_EXT, _PLATFORM_SURFACELESS_MESA, _DEVICE_EXT = 0x313F, 0x31DD, 0x322C
 _DRM_DEVICE_FILE = 0x3233  # EGL_EXT_device_drm
 _DRM_RENDER_NODE_FILE = 0x3377  # EGL_EXT_device_drm_render_node
 _NEEDED = ("EGL_EXT_image_dma_buf_import", "EGL_KHR_surfaceless_context", "EGL_KHR_no_config_context")
@@ -46,18 +46,18 @@ class Display:
     """An initialised EGL display of one device. It lives as long as the process: others may use it too."""
 
     def __init__(self, device: Device) -> None:
-        from OpenGL.EGL.EXT.platform_base import eglGetPlatformDisplayEXT
-
         self.device = device
-        _first.append(os.getpid())
+        forks = _forks()
         try:
-            self.handle = eglGetPlatformDisplayEXT(_PLATFORM_DEVICE_EXT, device.handle, None)
+            self.handle = _display_after(device, forks) if forks else _display_of(device)
             egl.eglInitialize(self.handle, ctypes.c_int(), ctypes.c_int())
         except Exception as error:
             if not hasattr(error, "err"):
                 raise
             raise DeviceError(f"eglInitialize failed on {device.name}: {error_name(error)}") from None
         self._ask(device)
+        if forks and self.driver != "swrast":
+            raise DeviceError(f"{device.name} became {self.driver or self.vendor} in a forked process; start the process anew")
 
     def _ask(self, device: Device) -> None:
         self.device = device
@@ -73,6 +73,7 @@ class Display:
     @classmethod
     def current(cls) -> Display:
         """The display of the context that is current on this thread; it stays the caller's. Raises DeviceError."""
+        _forks()  # noted, for processes that are forked from now on
         self = cls.__new__(cls)
         self.handle = egl.eglGetCurrentDisplay()
         self._ask(Device(CURRENT, frozenset()))
@@ -81,7 +82,7 @@ class Display:
     @property
     def software(self) -> bool:
         """Whether pixels are made by the CPU: such a driver maps the buffers it reads."""
-        return self.device.software or self.driver == "swrast"
+        return self.device.software or self.driver in _NOT_HARDWARE
 
     @property
     def hardware(self) -> bool:
@@ -89,12 +90,39 @@ class Display:
         return not self.device.software and self.driver not in _NOT_HARDWARE
 
 
-_first: list[int] = []  # the process that used EGL first; a forked one inherits the note
+def _display_of(device: Device) -> Any:
+    from OpenGL.EGL.EXT.platform_base import eglGetPlatformDisplayEXT
+
+    return eglGetPlatformDisplayEXT(_PLATFORM_DEVICE_EXT, device.handle, None)
 
 
-def forked() -> bool:
-    """Whether EGL was already in use when this process was forked: the driver's threads are missing then."""
-    return bool(_first) and _first[0] != os.getpid()
+def _display_after(device: Device, forks: int) -> Any:
+    """A display of the software device that no process before this one has had, so with threads of its own.
+
+    A forked process inherits its parent's displays but none of the driver's threads: a draw waits for them for ever, and
+    so does eglTerminate. EGL gives the same display for the same platform, native display and attributes; Mesa compares
+    the attributes as they are written, so that naming the device once for each fork (EGL_EXT_explicit_device) is enough.
+    """
+    client = (egl.eglQueryString(None, egl.EGL_EXTENSIONS) or b"").decode().split()
+    if not device.software or not {"EGL_EXT_explicit_device", "EGL_MESA_platform_surfaceless"} <= {*client}:
+        raise DeviceError(
+            f"EGL was in use before this process was forked, and the threads of {device.name}'s driver stayed behind: it "
+            "would hang. Start the process anew (multiprocessing's spawn)"
+        )
+    named = [_DEVICE_EXT, handle_value(device.handle)] * forks
+    attributes = (ctypes.c_ssize_t * (len(named) + 1))(*named, egl.EGL_NONE)
+    get = function("eglGetPlatformDisplay", ctypes.c_void_p, ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p)
+    return ctypes.cast(get(_PLATFORM_SURFACELESS_MESA, None, attributes), egl.EGLDisplay)
+
+
+_users: list[int] = []  # the processes that used EGL, oldest first: a forked one inherits the list
+
+
+def _forks() -> int:
+    """How many processes before this one used EGL and were forked with it. This one uses it from now on."""
+    if os.getpid() not in _users:
+        _users.append(os.getpid())
+    return len(_users) - 1
 
 
 def _device_string(handle: Any, name: int) -> str:
@@ -178,6 +206,22 @@ def candidates(own: str | None = None, dmabuf: bool = True) -> list[str]:
         except DeviceError:
             continue
     return [*names, SOFTWARE]
+
+
+def too_old(version: str) -> str:
+    """What is wrong with a Mesa that makes wrong pixels of some buffers, by its GL_VERSION; "" if nothing is.
+
+    Before 25.0.3 the software driver ignores a plane's offset.
+    """
+    _, mesa, rest = version.partition("Mesa ")
+    number = rest.split()[0].partition("-")[0] if mesa and rest else ""
+    try:
+        found = tuple(int(part) for part in number.split("."))
+    except ValueError:
+        return ""
+    if not found or found >= tuple(int(part) for part in MESA_WANTED.split(".")):
+        return ""
+    return f"Mesa {number} ignores planes' offsets in software; install {MESA_WANTED} or newer"
 
 
 def mesa_version() -> str:

@@ -49,17 +49,24 @@ def can_wait_on_gpu(display: Display) -> bool:
     return {NATIVE_EXTENSION, _WAIT_EXTENSION} <= display.extensions
 
 
-def wait_on_gpu(display: Display, sync_file: int) -> None:
-    """Let the GPU wait for a sync file before what is drawn or read next; it stays the caller's. Context current."""
+def wait_on_gpu(display: Display, sync_file: int) -> bool:
+    """Let the GPU wait for a sync file before what is drawn or read next; it stays the caller's. Context current.
+
+    False if the driver does not take it for one.
+    """
     from OpenGL.EGL.KHR.wait_sync import eglWaitSyncKHR
 
-    fd = os.dup(sync_file)
+    fd = -1
     try:
+        fd = os.dup(sync_file)
         sync = eglCreateSyncKHR(display.handle, _NATIVE, [_NATIVE_FD, fd, egl.EGL_NONE])
-    except BaseException:
-        os.close(fd)  # EGL owns it on success only
-        raise
+    except (OSError, egl.EGLError):
+        if fd >= 0:
+            os.close(fd)  # EGL owns it on success only
+        return False
     try:
-        eglWaitSyncKHR(display.handle, sync, 0)
+        return bool(eglWaitSyncKHR(display.handle, sync, 0))
+    except egl.EGLError:
+        return False
     finally:
         eglDestroySyncKHR(display.handle, sync)

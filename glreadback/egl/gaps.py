@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 from collections.abc import Callable
 from typing import Any
-
-# PyOpenGL picks GLX where DISPLAY is set, and that platform has no GLES. Whoever imported it first has decided.
-os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
 
 try:
     from OpenGL import EGL as egl  # the specifications' own case
@@ -35,10 +31,13 @@ if type(PLATFORM).__name__ != "EGLPlatform":
 
 __all__ = [
     "NO_CONFIG",
+    "delete",
     "display_driver_name",
     "egl",
     "error_name",
     "function",
+    "generate",
+    "get_integer",
     "gl_string",
     "handle_value",
     "image_target_texture_2d",
@@ -58,9 +57,13 @@ _QUERY_MODIFIERS = (
 )
 
 
+# PyOpenGL's own eglGetProcAddress loads its string handlers, and with them much of OpenGL.raw.GL.
+_get_proc_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)(("eglGetProcAddress", PLATFORM.EGL))
+
+
 @functools.cache
 def _function(name: str, result: Any, *arguments: Any) -> Callable[..., Any] | None:
-    address = ctypes.cast(egl.eglGetProcAddress(name.encode()), ctypes.c_void_p).value
+    address = _get_proc_address(name.encode())
     return ctypes.CFUNCTYPE(result, *arguments)(address) if address else None
 
 
@@ -123,6 +126,28 @@ def gl_string(name: int) -> str:
     """glGetString, decoded; PyOpenGL's GLES one returns an undecoded array."""
     function = _function("glGetString", ctypes.c_char_p, ctypes.c_uint)
     return ((function(name) if function is not None else None) or b"").decode()
+
+
+# PyOpenGL loads numpy to return what these return, which costs a command 75 ms. One name at a time is all that we need.
+
+
+def get_integer(name: int) -> int:
+    """glGetIntegerv of a single value."""
+    value = ctypes.c_int(0)
+    function("glGetIntegerv", None, ctypes.c_uint, ctypes.c_void_p)(name, ctypes.byref(value))
+    return value.value
+
+
+def generate(kind: str) -> int:
+    """A new name: glGen… of kind "Textures", "Framebuffers" or "VertexArrays"."""
+    name = ctypes.c_uint(0)
+    function(f"glGen{kind}", None, ctypes.c_int, ctypes.c_void_p)(1, ctypes.byref(name))
+    return name.value
+
+
+def delete(kind: str, name: int) -> None:
+    """glDelete… of one name that generate() made."""
+    function(f"glDelete{kind}", None, ctypes.c_int, ctypes.c_void_p)(1, ctypes.byref(ctypes.c_uint(name)))
 
 
 def is_null(handle: Any) -> bool:

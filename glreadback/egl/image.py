@@ -14,7 +14,7 @@ from ..dmabuf import DmaBuf, Plane
 from ..errors import DeviceError, ImportRejected
 from ..modifier import Modifier
 from .device import Display
-from .gaps import egl, error_name, function, is_null
+from .gaps import egl, error_name, function, get_integer, is_null
 
 # Per plane: fd, offset, pitch, and modifier low and high (EGL_EXT_image_dma_buf_import_modifiers).
 _PLANE_ATTRIBUTES = (
@@ -120,7 +120,7 @@ def export_texture(texture: int) -> DmaBuf:
         raise DeviceError("export_texture needs the texture's context to be current on this thread")
     if _EXPORT not in egl.eglQueryString(display, egl.EGL_EXTENSIONS).decode().split():
         raise DeviceError(f"this display lacks {_EXPORT}; on the software device /dev/udmabuf must be accessible")
-    before = int(gl.glGetIntegerv(gl.GL_TEXTURE_BINDING_2D))
+    before = get_integer(gl.GL_TEXTURE_BINDING_2D)
     gl.glBindTexture(gl.GL_TEXTURE_2D, texture)
     size = (ctypes.c_int * 2)()
     # GLES 3.1 and every desktop GL; PyOpenGL's GLES3 module has it not.

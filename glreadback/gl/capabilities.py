@@ -8,7 +8,7 @@ import re
 from OpenGL import GLES3 as gl
 
 from ..egl.device import Display
-from ..egl.gaps import function, gl_string, query_dmabuf_formats, query_dmabuf_modifiers
+from ..egl.gaps import function, get_integer, gl_string, query_dmabuf_formats, query_dmabuf_modifiers
 from ..errors import DeviceError
 from ..fourcc import Fourcc
 from ..plan import Capabilities
@@ -29,7 +29,7 @@ def ask(display: Display) -> Capabilities:
             formats[Fourcc(code)] = query_dmabuf_modifiers(display.handle, code)
     # One by one: the core profile of desktop GL no longer has the list as one string.
     get = function("glGetStringi", ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint)
-    count = int(gl.glGetIntegerv(gl.GL_NUM_EXTENSIONS))
+    count = get_integer(gl.GL_NUM_EXTENSIONS)
     extensions = frozenset((get(gl.GL_EXTENSIONS, index) or b"").decode() for index in range(count))
     if desktop:
         extensions |= _DESKTOP_HAS
@@ -40,7 +40,7 @@ def ask(display: Display) -> Capabilities:
         version=version,
         software=display.software,
         desktop=desktop,
-        max_extent=int(gl.glGetIntegerv(gl.GL_MAX_TEXTURE_SIZE)),
+        max_extent=get_integer(gl.GL_MAX_TEXTURE_SIZE),
         formats=formats,
         extensions=extensions | display.extensions,
     )

@@ -12,6 +12,7 @@ from OpenGL import GLES3 as gl
 from .. import plan
 from ..color import conversion, usual
 from ..dmabuf import Backing, Plane
+from ..egl.gaps import delete, generate
 from ..errors import ImportRejected
 from ..frame import Frame, Rect
 from ..plan import ALIASES, Route, alias_bytes
@@ -45,7 +46,7 @@ class Drawing:
     def __init__(self, desktop: bool) -> None:
         self._desktop = desktop
         # Desktop GL's core profile draws nothing without a vertex array object, empty as it may be.
-        self.vertices = int(gl.glGenVertexArrays(1))
+        self.vertices = generate("VertexArrays")
         self._programs: dict[Recipe, Program] = {}
         self._targets: dict[str, Target] = {}
         self._palette = 0
@@ -71,8 +72,8 @@ class Drawing:
 
     def _delete(self, use: str) -> None:
         kept = self._targets.pop(use)
-        gl.glDeleteFramebuffers(1, [kept.framebuffer])
-        gl.glDeleteTextures(1, [kept.texture])
+        delete("Framebuffers", kept.framebuffer)
+        delete("Textures", kept.texture)
 
     def delete(self) -> None:
         """Give everything back."""
@@ -82,8 +83,8 @@ class Drawing:
             program.delete()
         self._programs.clear()
         if self._palette:
-            gl.glDeleteTextures(1, [self._palette])
-        gl.glDeleteVertexArrays(1, [self.vertices])
+            delete("Textures", self._palette)
+        delete("VertexArrays", self.vertices)
 
     def palette(self, colours: Sequence[tuple[int, int, int]]) -> int:
         """A texture of 256 colours; black beyond those given."""
@@ -100,7 +101,7 @@ class Drawing:
 
 
 def _plain_texture() -> int:
-    name = int(gl.glGenTextures(1))
+    name = generate("Textures")
     gl.glBindTexture(gl.GL_TEXTURE_2D, name)
     gl.glTexParameteri(gl.GL_TEXTURE_2D, gl.GL_TEXTURE_MIN_FILTER, gl.GL_NEAREST)
     gl.glTexParameteri(gl.GL_TEXTURE_2D, gl.GL_TEXTURE_MAG_FILTER, gl.GL_NEAREST)
@@ -182,7 +183,10 @@ def _draw_picture(
         gl.glUniform2i(program.place(name), *pair)
     if color is not None and route.raw:
         across, down = info.subsampling
-        gl.glUniform2i(program.place("chroma_last"), -(-buf.width // across) - 1, -(-buf.height // down) - 1)
+        area = frame.area
+        right, bottom = area.x + area.width, area.y + area.height
+        gl.glUniform2i(program.place("chroma_first"), area.x // across, area.y // down)
+        gl.glUniform2i(program.place("chroma_last"), -(-right // across) - 1, -(-bottom // down) - 1)
         gl.glUniform3f(program.place("offset"), *color.offset)
         gl.glUniformMatrix3fv(program.place("matrix"), 1, gl.GL_TRUE, (ctypes.c_float * 9)(*color.matrix))
     gl.glDrawArrays(gl.GL_TRIANGLES, 0, 3)

@@ -10,6 +10,7 @@ import ctypes
 
 from OpenGL import GLES3 as gl
 
+from ..egl.gaps import delete, generate
 from .texture import GLFailure, attach
 
 _BGRA = 0x80E1
@@ -20,7 +21,7 @@ class EglHeadless:
 
     def __init__(self, source: int, width: int, height: int) -> None:
         self.source, self.width, self.height = source, width, height
-        self._texture = int(gl.glGenTextures(1))
+        self._texture = generate("Textures")
         gl.glBindTexture(gl.GL_TEXTURE_2D, self._texture)
         gl.glTexStorage2D(gl.GL_TEXTURE_2D, 1, gl.GL_RGBA8, width, height)
         self._framebuffer = attach(self._texture)
@@ -43,5 +44,5 @@ class EglHeadless:
 
     def close(self) -> None:
         """Delete the texture and its framebuffer."""
-        gl.glDeleteFramebuffers(1, [self._framebuffer])
-        gl.glDeleteTextures(1, [self._texture])
+        delete("Framebuffers", self._framebuffer)
+        delete("Textures", self._texture)

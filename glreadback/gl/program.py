@@ -95,7 +95,8 @@ def _store(target: Target, wanted: FormatInfo) -> str:
         if component is None or component == "X":
             value = "1.0"
         elif target.fourcc.info.floating:
-            value = f"c.{component.lower()}"
+            # Drivers may cut instead of rounding; a value that is a half already stays as it is.
+            value = f"unpackHalf2x16(packHalf2x16(vec2(c.{component.lower()}, 0.0))).x"
         else:
             steps = float((1 << depths[channel]) - 1)
             # Drivers may round either way between steps; on a step there is nothing to round.
@@ -107,19 +108,104 @@ def _store(target: Target, wanted: FormatInfo) -> str:
 # From raw planes
 
 
+class Group(NamedTuple):
+    """The components of one plane that are sampled alike, fetched together by one GLSL function."""
+
+    plane: int
+    components: tuple[str, ...]
+    across: int  # samples of each in one block, across and down
+    down: int
+
+    @property
+    def name(self) -> str:
+        return f"fetch{self.plane}_{''.join(self.components)}"
+
+    @property
+    def kind(self) -> str:
+        return "float" if len(self.components) == 1 else f"vec{len(self.components)}"
+
+
+def _groups(info: FormatInfo) -> list[Group]:
+    found = []
+    for index, layout in enumerate(info.planes):
+        counts: dict[int, list[str]] = {}
+        for component in dict.fromkeys(field.component for field in layout.fields if field.component != "X"):
+            counts.setdefault(sum(field.component == component for field in layout.fields), []).append(component)
+        for count, components in counts.items():
+            # The block's pixels, or one sample of the chroma that they share.
+            down = layout.block_height if count >= layout.block_height * layout.block_width else 1
+            found.append(Group(index, tuple(sorted(components)), count // down, down))
+    return found
+
+
 def _decoder(recipe: Recipe) -> list[str]:
     assert recipe.fourcc is not None
     info = recipe.fourcc.info
-    text = [
-        _block_function(index, layout, fetch)
-        for index, (layout, fetch) in enumerate(zip(info.planes, recipe.fetches, strict=True))
-    ]
-    where = {field.component: index for index, layout in enumerate(info.planes) for field in layout.fields}
-    parts = {component: _component(component, index, info.planes[index], info.floating) for component, index in where.items()}
-    text += [parts[component] for component in parts if component != "X"]
+    text, values = [], {}
+    in_words = set()
+    for group in _groups(info):
+        layout, fetch = info.planes[group.plane], recipe.fetches[group.plane]
+        body = _whole_bytes(group, layout, fetch) if not info.floating else None
+        if body is None:
+            body = _from_words(group, layout, info.floating)
+            if group.plane not in in_words:
+                text.append(_block_function(group.plane, layout, fetch))
+                in_words.add(group.plane)
+        text.append(f"{group.kind} {group.name}(ivec2 s) {{\n{body}\n}}")
+        for place, component in zip("xyzw", group.components, strict=False):
+            values[component] = group, "" if len(group.components) == 1 else f".{place}"
     if info.model == "yuv":
-        return [*text, *_yuv(recipe, info, parts)]
-    return [*text, _rgb(info, parts, recipe.palette)]
+        return [*text, *_yuv(recipe, info, values)]
+    return [*text, _rgb(info, values, recipe.palette)]
+
+
+def _texel(index: int, fetch: Fetch, column: str, row: str) -> str:
+    if fetch.fold:
+        return (
+            f"texelFetch(plane{index}, ivec2(({column}) % {fetch.fold}, {row} * {fetch.folds} + ({column}) / {fetch.fold}), 0)"
+        )
+    return f"texelFetch(plane{index}, ivec2({column}, {row}), 0)"
+
+
+def _whole_bytes(group: Group, layout: PlaneFormat, fetch: Fetch) -> str | None:
+    """The body of a group's function where a block is one texel and its fields begin or end with bytes: no bit work.
+
+    A texel's channels times 255 (65535 of 8-byte ones) are the bytes (words), to a millionth of a step.
+    """
+    if fetch.unit != layout.block_bytes or group.across * group.down != 1:
+        return None
+    width = 16 if fetch.unit == 8 else 8
+    values = []
+    for component in group.components:
+        field = next(field for field in layout.fields if field.component == component)
+        first, last = field.shift // width, (field.shift + field.bits - 1) // width
+        if (field.shift + field.bits) % width or last - first > 1:
+            return None
+        scales = [float(((1 << width) - 1) << width * (channel - first)) for channel in range(first, last + 1)]
+        value = " + ".join(f"t.{'rgba'[first + n]} * {scale}" for n, scale in enumerate(scales))
+        below = field.shift % width
+        values.append(f"floor(({value} + 0.25) / {float(1 << below)})" if below else value)
+    body = values[0] if len(values) == 1 else f"{group.kind}({', '.join(values)})"
+    return f"    vec4 t = {_texel(group.plane, fetch, 's.x', 's.y')};\n    return {body};"
+
+
+def _from_words(group: Group, layout: PlaneFormat, floating: bool) -> str:
+    """The body of a group's function by shifts and masks of the block's words."""
+    words = -(-layout.block_bytes // 4)
+    lines = [f"    uint[{words}] w = block{group.plane}(s / ivec2({group.across}, {group.down}));"]
+    if group.across * group.down > 1:
+        which = f"s.y % {group.down} * {group.across} + s.x % {group.across}" if group.down > 1 else f"s.x % {group.across}"
+        lines.append(f"    int i = {which};")
+    values = []
+    for component in group.components:
+        fields = sorted((f for f in layout.fields if f.component == component), key=lambda f: f.sample)
+        codes = [f"unpackHalf2x16({_field(f)}).x" if floating else f"float({_field(f)})" for f in fields]
+        chosen = codes[-1]
+        for number in range(len(codes) - 2, -1, -1):
+            chosen = f"i == {number} ? {codes[number]} : {chosen}"
+        values.append(chosen)
+    body = values[0] if len(values) == 1 else f"{group.kind}({', '.join(values)})"
+    return "\n".join([*lines, f"    return {body};"])
 
 
 def _block_function(index: int, layout: PlaneFormat, fetch: Fetch) -> str:
@@ -129,11 +215,7 @@ def _block_function(index: int, layout: PlaneFormat, fetch: Fetch) -> str:
     lines = [f"uint[{words}] block{index}(ivec2 b) {{", f"    uint[{words}] w;"]
     lines += [f"    w[{word}] = 0u;" for word in range(words)]
     for step in range(count):
-        column = f"b.x * {count} + {step}" if count > 1 else "b.x"
-        at = f"ivec2({column}, b.y)"
-        if fetch.fold:
-            at = f"ivec2(({column}) % {fetch.fold}, b.y * {fetch.folds} + ({column}) / {fetch.fold})"
-        texel = f"texelFetch(plane{index}, {at}, 0)"
+        texel = _texel(index, fetch, f"b.x * {count} + {step}" if count > 1 else "b.x", "b.y")
         byte = step * fetch.unit
         if fetch.unit == 8:
             lines += [
@@ -155,58 +237,51 @@ def _field(field: Field) -> str:
     return f"((w[{word}] >> {shift} | w[{word + 1}] << {32 - shift}) & {mask})"
 
 
-def _component(component: str, index: int, layout: PlaneFormat, floating: bool) -> str:
-    """float raw_<C>(ivec2 s): the component's code value at its own sample s of plane index (halves as they are)."""
-    fields = sorted((f for f in layout.fields if f.component == component), key=lambda f: f.sample)
-    # Samples of this component in one block, across and down: the block's pixels, or one for the chroma they share.
-    down = layout.block_height if len(fields) >= layout.block_height * layout.block_width else 1
-    wide = len(fields) // down
-    lines = [
-        f"float raw_{component}(ivec2 s) {{",
-        f"    uint[{-(-layout.block_bytes // 4)}] w = block{index}(s / ivec2({wide}, {down}));",
-    ]
-    values = [f"unpackHalf2x16({_field(f)}).x" if floating else f"float({_field(f)})" for f in fields]
-    if len(values) > 1:
-        which = f"s.y % {down} * {wide} + s.x % {wide}" if down > 1 else f"s.x % {wide}"
-        lines.append(f"    int i = {which};")
-    chosen = values[-1]
-    for number in range(len(values) - 2, -1, -1):
-        chosen = f"i == {number} ? {values[number]} : {chosen}"
-    return "\n".join([*lines, f"    return {chosen};", "}"])
+Values = dict[str, tuple[Group, str]]  # component -> the group that fetches it, and which of the group's it is
 
 
-def _scaled(info: FormatInfo, component: str, at: str) -> str:
+def _scaled(info: FormatInfo, values: Values, component: str) -> str:
+    """A component of the pixel whose groups have been fetched, from 0 to 1."""
+    group, place = values[component]
     if info.floating:
-        return f"raw_{component}({at})"
-    return f"raw_{component}({at}) / {float((1 << info.bits[component]) - 1)}"
+        return f"v{group.plane}{place}"
+    return f"v{group.plane}{place} / {float((1 << info.bits[component]) - 1)}"
 
 
-def _rgb(info: FormatInfo, parts: dict[str, str], palette: bool) -> str:
+def _rgb(info: FormatInfo, values: Values, palette: bool) -> str:
+    groups = dict.fromkeys(group for group, _ in values.values())
+    fetched = " ".join(f"{group.kind} v{group.plane} = {group.name}(p);" for group in groups)
     if info.model == "index" and palette:
-        return "uniform sampler2D palette;\nvec4 colour(ivec2 p) { return texelFetch(palette, ivec2(int(raw_C(p)), 0), 0); }"
+        body = f"{fetched} return texelFetch(palette, ivec2(int(v0), 0), 0);"
+        return f"uniform sampler2D palette;\nvec4 colour(ivec2 p) {{ {body} }}"
     if info.model == "index":
-        rgb = [_scaled(info, "C", "p")] * 3
+        rgb = [_scaled(info, values, "C")] * 3
     elif info.model == "dark":
-        rgb = [f"1.0 - {_scaled(info, 'D', 'p')}"] * 3
+        rgb = [f"1.0 - {_scaled(info, values, 'D')}"] * 3
     elif set(info.bits) == {"R"}:
-        rgb = [_scaled(info, "R", "p")] * 3
+        rgb = [_scaled(info, values, "R")] * 3
     else:
-        rgb = [_scaled(info, c, "p") if c in parts else "0.0" for c in "RGB"]
-    alpha = _scaled(info, "A", "p") if "A" in parts else "1.0"
-    if len(set(rgb)) == 1:
-        return f"vec4 colour(ivec2 p) {{ return vec4(vec3({rgb[0]}), {alpha}); }}"
-    return f"vec4 colour(ivec2 p) {{ return vec4({', '.join(rgb)}, {alpha}); }}"
+        rgb = [_scaled(info, values, c) if c in values else "0.0" for c in "RGB"]
+    alpha = _scaled(info, values, "A") if "A" in values else "1.0"
+    return f"vec4 colour(ivec2 p) {{ {fetched} return vec4({', '.join(rgb)}, {alpha}); }}"
 
 
-def _yuv(recipe: Recipe, info: FormatInfo, parts: dict[str, str]) -> list[str]:
+def _yuv(recipe: Recipe, info: FormatInfo, values: Values) -> list[str]:
+    def of(component: str, at: str) -> str:
+        group, place = values[component]
+        return f"{group.name}({at}){place}"
+
     across, down = info.subsampling
-    alpha = _scaled(info, "A", "p") if "A" in parts else "1.0"
-    chroma = "vec2(raw_Cb(s), raw_Cr(s))" if "Cb" in parts else "vec2(0.0)"
+    alpha = f"{of('A', 'p')} / {float((1 << info.bits['A']) - 1)}" if "A" in values else "1.0"
+    chroma = f"vec2({of('Cb', 's')}, {of('Cr', 's')})" if "Cb" in values else "vec2(0.0)"
+    if "Cb" in values and values["Cb"][0] == values["Cr"][0]:
+        group = values["Cb"][0]
+        chroma = f"{group.name}(s)" + ("" if group.kind == "vec2" else f".{values['Cb'][1][1:]}{values['Cr'][1][1:]}")
     x, y = (str(value).lower() for value in recipe.cosited)
     return [
         f"#define SUB ivec2({across}, {down})",
         f"#define COSITED bvec2({x}, {y})",
-        "float luma(ivec2 p) { return raw_Y(p); }",
+        f"float luma(ivec2 p) {{ return {of('Y', 'p')}; }}",
         f"vec2 chroma(ivec2 s) {{ return {chroma}; }}",
         f"float alpha(ivec2 p) {{ return {alpha}; }}",
         shader_text("yuv.glsl"),

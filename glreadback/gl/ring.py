@@ -13,7 +13,7 @@ from OpenGL import GLES3 as gl
 
 from ..egl.device import Display
 from ..egl.fence import Fence
-from ..egl.gaps import function
+from ..egl.gaps import delete, function, generate
 from .pixels import Copy, read
 from .texture import GLFailure
 
@@ -38,7 +38,7 @@ class Slot:
         Raises GLFailure.
         """
         if not self.buffer:
-            self.buffer = int(gl.glGenBuffers(1))
+            self.buffer = generate("Buffers")
         gl.glBindBuffer(_PACK, self.buffer)
         try:
             if self.size < size:
@@ -82,5 +82,5 @@ class Slot:
     def delete(self) -> None:
         self.finish()
         if self.buffer:
-            gl.glDeleteBuffers(1, [self.buffer])
+            delete("Buffers", self.buffer)
             self.buffer = self.size = 0

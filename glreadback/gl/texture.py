@@ -7,7 +7,7 @@ from typing import Any
 
 from OpenGL import GLES3 as gl
 
-from ..egl.gaps import image_target_texture_2d
+from ..egl.gaps import delete, generate, image_target_texture_2d
 
 EXTERNAL = 0x8D65  # GL_TEXTURE_EXTERNAL_OES
 
@@ -23,7 +23,7 @@ class Texture:
     def __init__(self, image: Any, external: bool) -> None:
         self.image = image
         self.target = EXTERNAL if external else gl.GL_TEXTURE_2D
-        self.name = int(gl.glGenTextures(1))
+        self.name = generate("Textures")
         self.framebuffer = 0
         try:
             gl.glBindTexture(self.target, self.name)
@@ -51,10 +51,10 @@ class Texture:
 
     def delete(self) -> None:
         if self.framebuffer:
-            gl.glDeleteFramebuffers(1, [self.framebuffer])
+            delete("Framebuffers", self.framebuffer)
             self.framebuffer = 0
         if self.name:
-            gl.glDeleteTextures(1, [self.name])
+            delete("Textures", self.name)
             self.name = 0
 
 
@@ -64,12 +64,12 @@ class GLFailure(Exception):
 
 def attach(texture: int) -> int:
     """A new framebuffer with that texture as its colour; the caller deletes it. Raises GLFailure."""
-    framebuffer = int(gl.glGenFramebuffers(1))
+    framebuffer = generate("Framebuffers")
     gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, framebuffer)
     gl.glFramebufferTexture2D(gl.GL_FRAMEBUFFER, gl.GL_COLOR_ATTACHMENT0, gl.GL_TEXTURE_2D, texture, 0)
     status = int(gl.glCheckFramebufferStatus(gl.GL_FRAMEBUFFER))
     if status != gl.GL_FRAMEBUFFER_COMPLETE:
-        gl.glDeleteFramebuffers(1, [framebuffer])
+        delete("Framebuffers", framebuffer)
         raise GLFailure(f"the framebuffer is incomplete (0x{status:04X})")
     return framebuffer
 
@@ -79,7 +79,7 @@ def let_go(drawn: bool) -> None:
 
     Mesa keeps what the last read and the last draw used until the next ones. These are the next ones, of one pixel.
     """
-    texture = int(gl.glGenTextures(1))
+    texture = generate("Textures")
     framebuffer = 0
     try:
         gl.glBindTexture(gl.GL_TEXTURE_2D, texture)
@@ -91,8 +91,8 @@ def let_go(drawn: bool) -> None:
             gl.glFinish()
     finally:
         if framebuffer:
-            gl.glDeleteFramebuffers(1, [framebuffer])
-        gl.glDeleteTextures(1, [texture])
+            delete("Framebuffers", framebuffer)
+        delete("Textures", texture)
 
 
 def _check(call: str) -> None:

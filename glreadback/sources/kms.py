@@ -221,7 +221,8 @@ def _parse(path: str) -> tuple[str, str]:
 def _find(card_name: str, output: str, plane: int | None) -> tuple[_Card, int]:
     """The card and the CRTC that are meant; the card is the caller's to close. Raises SourceError."""
     looked = []
-    for name in [card_name] if card_name else _cards():
+    # Dark cards last: who opens one and closes it again makes the kernel bring its console back.
+    for name in [card_name] if card_name else sorted(_cards(), key=lambda name: not _said_to_be_lit(name)):
         with ExitStack() as stack:
             try:
                 card = stack.enter_context(_Card(name))
@@ -511,6 +512,10 @@ def list_here() -> list[dict[str, object]]:
         if connectors:
             found.append({"source": f"kms:{card}", "driver": _driver(card), "connectors": connectors})
     return found
+
+
+def _said_to_be_lit(card: str) -> bool:
+    return any(_connector_facts(card, path)["lit"] for path in SYSFS.glob(f"{card}-*"))
 
 
 def _connector_facts(card: str, folder: Path) -> dict[str, object]:

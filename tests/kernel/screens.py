@@ -20,7 +20,7 @@ GRAPHICS = Path("/sys/class/graphics")
 
 
 def card_name(driver: str) -> str:
-    """"card1" of the first card of a driver."""
+    """ "card1" of the first card of a driver."""
     card = open_card(driver)
     try:
         return Path(os.readlink(f"/proc/self/fd/{card}")).name
@@ -194,8 +194,13 @@ class Client:
         fd = drm.export_handle(self.card, target.dumb.handle)
         try:
             blank = target.pixels.tobytes()
-            out = {"WRITEBACK_FB_ID": target.id, "CRTC_ID": self.crtc}
-            self.set({(self.writeback.id, drm.OBJECT_CONNECTOR): out})
+            # One connector at a time: 6.12's vkms does not say that it can feed two, and is refused it.
+            self.set(
+                {
+                    (self.connector.id, drm.OBJECT_CONNECTOR): {"CRTC_ID": 0},
+                    (self.writeback.id, drm.OBJECT_CONNECTOR): {"WRITEBACK_FB_ID": target.id, "CRTC_ID": self.crtc},
+                }
+            )
 
             def content() -> bytes:
                 with mmap.mmap(fd, target.dumb.size, prot=mmap.PROT_READ) as memory:
@@ -212,7 +217,12 @@ class Client:
             return np.frombuffer(before, "<u2" if deep else np.uint8).reshape(height, width, 4)
         finally:
             os.close(fd)
-            self.set({(self.writeback.id, drm.OBJECT_CONNECTOR): {"CRTC_ID": 0}})
+            self.set(
+                {
+                    (self.writeback.id, drm.OBJECT_CONNECTOR): {"CRTC_ID": 0},
+                    (self.connector.id, drm.OBJECT_CONNECTOR): {"CRTC_ID": self.crtc},
+                }
+            )
             self.unpaint(target)
 
 
