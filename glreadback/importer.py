@@ -179,6 +179,14 @@ class Importer:
             except GLFailure as error:
                 raise self._rejected(buf, str(error)) from None
             undo.callback(texture.delete)
+            if self.display.driver == "kms_swrast":
+                # It imports other devices' buffers where the kernel's driver lets it, but cannot map them. A read then
+                # fails, a draw ends the process.
+                try:
+                    texture.attach()
+                    pixels.prove(texture.framebuffer)
+                except GLFailure as error:
+                    raise self.refused(buf, error) from None
             made = Import(key, texture, planes, backings)
             undo.pop_all()
         self.imported += 1

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from . import yuvcpu
 from .dmabuf import DmaBuf, check_extent
 from .errors import DescriptorError, ImportRejected
 from .fourcc import FormatInfo, Fourcc
@@ -128,6 +129,7 @@ class Route:
     sampler   draw only: "2d" or "external"
     raw       draw only: planes are imported as plain bytes and decoded by the shader, not by the driver
     opaque    alpha is forced to 1 after the read
+    converted map only: the planes are converted on the CPU (yuvcpu.py)
     target    draw only: what is rendered into
     """
 
@@ -139,6 +141,7 @@ class Route:
     sampler: str = ""
     raw: bool = False
     opaque: bool = False
+    converted: bool = False
     target: Target | None = None
 
     def __str__(self) -> str:
@@ -321,6 +324,11 @@ def _draw(frame: Frame, info: FormatInfo, wanted: Fourcc, caps: Capabilities | N
     if caps is None:
         return "no GL works"
     buf = frame.buffer
+    if caps.software and not asked:
+        # A software device draws on the CPU too, and takes eight times as long as converting there.
+        instead = _map(frame, info, wanted, caps, changed, asked=True)
+        if isinstance(instead, Route) and instead.converted:
+            return instead
     target = target_for(wanted)
     if target is None:
         return f"nothing can be drawn as {wanted}"
@@ -353,6 +361,9 @@ def _map(frame: Frame, info: FormatInfo, wanted: Fourcc, caps: Capabilities | No
         return f"the picture is {changed}"
     found = match(info.fourcc, wanted)
     if found is None or found.swap or len(info.planes) > 1:
+        across, down = info.subsampling
+        if yuvcpu.supported(info, wanted) and not (frame.area.x % across or frame.area.y % down):
+            return Route("map", wanted, False, "planes mapped and converted on the CPU", converted=True)
         return f"{info.fourcc} is no plain copy of {wanted}"
     return Route("map", wanted, True, "mapped and copied, no GL", opaque=found.opaque)
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from .importer import Importer
     from .pending import Pending
+    from .yuvcpu import Converter
 
 DEFAULT_TIMEOUT = 5.0  # seconds
 DEVICE_VARIABLE = "GLREADBACK_DEVICE"
@@ -113,6 +114,7 @@ class Reader:
         self._importers: dict[str, Importer | DeviceError] = {}
         self._lock = threading.RLock()
         self._again: dict[int, Again] = {}
+        self._converter: Converter | None = None
         self._staging: mmap.mmap | None = None
         self._staging_fd = -1
         self._closed = False
@@ -478,6 +480,8 @@ class Reader:
                 return self._read_map(checked, request, _explain(route, _no_device(failures)))
             try:
                 route = plan(checked.frame, wanted, importer.capabilities, route=asked, changed=changed)
+                if route == "map":  # converting on the CPU beats drawing there
+                    return self._read_map(checked, request, _explain(route, rejected))
                 return self._read_gl(importer, checked, request, _explain(route, rejected), picture)
             except ImportRejected as error:
                 rejected = rejected or error
@@ -613,6 +617,9 @@ class Reader:
     def _read_map(self, checked: Checked, request: _Request, route: Route) -> Surface:
         out = _prepared(checked, request, route)
         parts = _parts(checked, out, request.damage)
+        if route.converted:
+            self._convert(checked, out, parts)
+            return out
         with sync.cpu_access(checked.dmabufs):
             for part in parts:
                 rect = block_rect(checked.buf, checked.buf.layouts[0], part.region)
@@ -621,6 +628,42 @@ class Reader:
                 if route.opaque:
                     force_opaque(target)
         return out
+
+    def _convert(self, checked: Checked, out: Surface, parts: Sequence[Part]) -> None:
+        """Map the planes' visible part and convert them on the CPU."""
+        from .yuvcpu import Converter
+
+        if self._converter is None:
+            self._converter = Converter()
+        buf, area = checked.buf, checked.frame.area
+        info = buf.fourcc.info
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(sync.cpu_access(checked.dmabufs))
+            views = []
+            for index, (plane, backing, layout) in enumerate(zip(buf.planes, checked.backings, buf.layouts, strict=True)):
+                step = buf.step(index)
+                first = plane.offset + area.y // layout.vsub * step + layout.row_bytes(area.x)
+                size = (layout.rows(area.height) - 1) * step + layout.row_bytes(area.width)
+                mapping, view = map_range(buf, plane, backing, first, size)
+                stack.enter_context(mapping)
+                views.append(stack.enter_context(view))
+            strides = [plane.stride for plane in buf.planes]
+            for part in parts:
+                region = part.region._replace(x=part.region.x - area.x, y=part.region.y - area.y)
+                target = part_of(out, part.place)
+                self._converter.convert(
+                    *(
+                        views,
+                        strides,
+                        area.width,
+                        area.height,
+                        info,
+                        checked.frame.color,
+                        target,
+                        region,
+                        checked.frame.y_invert,
+                    )
+                )
 
 
 _REMEMBERED = 8

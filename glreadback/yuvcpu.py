@@ -17,7 +17,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .color import Color, Conversion, conversion
@@ -144,6 +143,8 @@ class Converter:
         if len(parts) == 1:
             workers[0].convert(job, rows)
             return
+        from concurrent.futures import ThreadPoolExecutor  # it loads logging, and plan.py loads this module
+
         with ThreadPoolExecutor(len(parts)) as pool:
             list(pool.map(_Worker.convert, workers, [job] * len(parts), parts))
 
@@ -290,38 +291,25 @@ def _steps(kind: _Kind, pitch: int, luma: Array, chroma: Sequence[Array], pixels
     lines = [between[n] for n in range(down)]
     if down == 1:
         between = tint[pitch:-pitch].reshape(1, line)
-    inner = [sums[:, n, 1:-1] for n in range(across)]  # the first and last value of all are repeated ones
+    inner, lit = ([array[:, n, 1:-1] for n in range(across)] for array in (sums, light))  # the very ends are repeated values
     parts_under = {eighths: np.zeros_like(tint) for eighths in needed(under)}
     parts_over = {eighths: np.zeros_like(between) for eighths in needed(over)}
 
-    opaque = 8 * next(n for n, name in enumerate(byte_order(kind.wanted.info)) if name not in "RGB")
     for output in outputs(kind):
         (name, factor), *others = output.factors.items()
         yield from weigh(codes[name], factor, tint, spare)
         for name, factor in others:
             yield from weigh(codes[name], factor, more, spare)
             yield np.add, (tint, more, tint)
-        # Alpha in the byte above comes for nothing: with 256 less it is the sign.
-        least = -256 if output.shift + 8 == opaque else 0
+        least = -256 if output.carries else 0
         yield np.add, (tint, np.int32(round((output.constant + least) * _ONE)), tint)
 
         # To the pixels' places: down first, as that is fewer values.
         if down > 1:
             yield from spread(tint, pitch, under, lines, parts_under)
-        yield from spread(between, 1, over, inner, parts_over)
-        yield np.add, (sums, light, sums)
+        yield from spread(between, 1, over, inner, parts_over, lit)
         yield sums.clip, (np.int32(least * _ONE), np.int32((least + 256) * _ONE - 1), sums)
-
-        first = output.shift == 0 or output.shift == opaque + 8
-        into = pixels if first else sums
-        move = _FRACTION_BITS - output.shift
-        yield np.right_shift if move > 0 else np.left_shift, (sums, abs(move), into)
-        if first and output.shift:
-            yield np.bitwise_or, (into, 255, into)  # alpha in the byte below
-        elif output.shift:
-            yield np.bitwise_and, (into, signed((0xFFFF if least else 0xFF) << output.shift), into)
-        if not first:
-            yield np.bitwise_or, (pixels, sums, pixels)
+        yield from pack(sums, output, pixels)
 
 
 class Factor(NamedTuple):
@@ -347,19 +335,23 @@ class Output(NamedTuple):
     factors: dict[str, Factor]  # of Cb and Cr, where they count
     constant: float  # what the zero points come to, in steps of 255, and a half for the rounding
     shift: int  # its place in a pixel
+    first: bool  # of the three
+    carries: bool  # alpha in the byte above: 256 is taken off every value, and the sign fills that byte
 
 
 def outputs(kind: _Kind) -> list[Output]:
     """Red, green and blue in the order of their places in a pixel."""
+    order = byte_order(kind.wanted.info)
     matrix, zero = kind.conversion.matrix, kind.conversion.offset
     bits = kind.fourcc.info.bits["Y"]
     found = []
-    for place, name in enumerate(byte_order(kind.wanted.info)):
+    for place, name in enumerate(order):
         if name in "RGB":
             row = [Factor.of(255 * value, bits) for value in matrix[3 * "RGB".index(name) :][:3]]
             constant = 0.5 - sum(factor.value * offset for factor, offset in zip(row, zero, strict=True))
             factors = {which: factor for which, factor in zip(("Cb", "Cr"), row[1:], strict=True) if factor.value}
-            found.append(Output(factors, constant, 8 * place))
+            alpha_above = place == 2 and order[3] not in "RGB"
+            found.append(Output(factors, constant, 8 * place, not found, alpha_above))
     return found
 
 
@@ -402,6 +394,21 @@ def weigh(codes: Array, factor: Factor, out: Array, spare: Array) -> Iterator[St
     yield np.add, (out, rest, out)
 
 
+def pack(sums: Array, output: Output, pixels: Array) -> Iterator[Step]:
+    """Put the whole steps of one output in their place of the pixels."""
+    import numpy as np
+
+    into = pixels if output.first else sums
+    move = _FRACTION_BITS - output.shift
+    yield np.right_shift if move > 0 else np.left_shift, (sums, abs(move), into)
+    if output.first:
+        if output.shift:
+            yield np.bitwise_or, (into, 255, into)  # alpha is below
+        return
+    yield np.bitwise_and, (into, signed((0xFFFF if output.carries else 0xFF) << output.shift), into)
+    yield np.bitwise_or, (pixels, into, pixels)
+
+
 class Phase(NamedTuple):
     """Where pixels lie on the chroma's grid: between the sample `first` after their own (-1: the one before it) and the
     next one, so many eighths of the way."""
@@ -425,9 +432,14 @@ def needed(taken: Sequence[Phase]) -> list[int]:
 
 
 def spread(
-    values: Array, step: int, taken: Sequence[Phase], outs: Sequence[Array], parts: Mapping[int, Array]
+    values: Array,
+    step: int,
+    taken: Sequence[Phase],
+    outs: Sequence[Array],
+    parts: Mapping[int, Array],
+    more: Sequence[Array] = (),
 ) -> Iterator[Step]:
-    """An out a phase: values interpolated between neighbours that are step apart, but for a step at either end.
+    """An out a phase: values interpolated between neighbours that are step apart, but for a step at either end; plus more.
 
     parts is memory for the eighths of values. One and what is left add up to the value to the last bit: where nothing
     changes, nothing does.
@@ -443,10 +455,13 @@ def spread(
         if factor > 1:
             yield np.multiply, (part, factor, part)
     length = values.shape[-1] - 2 * step
-    for (first, eighths), out in zip(taken, outs, strict=True):
-        start = step * (1 + first)
+    for n, ((first, eighths), out) in enumerate(zip(taken, outs, strict=True)):
+        own, next_ = (slice(start, start + length) for start in (step * (1 + first), step * (2 + first)))
         if eighths:
-            own, next_ = parts[8 - eighths], parts[eighths]
-            yield np.add, (own[..., start : start + length], next_[..., start + step : start + step + length], out)
+            yield np.add, (parts[8 - eighths][..., own], parts[eighths][..., next_], out)
+            if more:
+                yield np.add, (out, more[n], out)
+        elif more:
+            yield np.add, (values[..., own], more[n], out)
         else:
-            yield np.copyto, (out, values[..., start : start + length])
+            yield np.copyto, (out, values[..., own])

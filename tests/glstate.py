@@ -6,11 +6,10 @@ Written from the state tables of OpenGL ES 3.2 (chapter 21) and OpenGL 4.6 (chap
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from OpenGL import EGL as egl
+from glreadback.egl.gaps import egl
 
 Value = tuple[Any, ...] | int | str
 State = dict[str, Value]
@@ -87,7 +86,7 @@ VALUES = {
     "PACK_INVERT_MESA": 0x8758, "PACK_REVERSE_ROW_ORDER_ANGLE": 0x93A4, "CLAMP_READ_COLOR": 0x891C,
     "CLAMP_VERTEX_COLOR": 0x891A, "CLAMP_FRAGMENT_COLOR": 0x891B,
     **{f"(UN)PACK_COMPRESSED_BLOCK {n:#x}": n for n in range(0x9127, 0x912F)},
-    "MAP_COLOR": 0x0D10, "MAP_STENCIL": 0x0D11, "INDEX_SHIFT": 0x0D12, "INDEX_OFFSET": 0x0D13, "ZOOM_X": 0x0D16,
+    "MAP_COLOR": 0x0D10, "MAP_STENCIL": 0x0D11, "INDEX_SHIFT": 0x0D12, "INDEX_OFFSET": 0x0D13, 
     **{f"pixel transfer {n:#x}": n for n in range(0x0D14, 0x0D20)},
     # what becomes of fragments
     "VIEWPORT": 0x0BA2, "DEPTH_RANGE": 0x0B70, "SCISSOR_BOX": 0x0C10, "COLOR_WRITEMASK": 0x0C23, "DEPTH_WRITEMASK": 0x0B72,
@@ -148,18 +147,17 @@ UNITS = 8
 def _numbers(*call: Any) -> Value:
     """What a query gives, as whole numbers and as floats; how the context says no, if it does."""
     name, *arguments = call
-    suffix = "i_v" if len(arguments) == 2 else "v"
-    kinds: Iterable[tuple[str, Any]] = (("Integer64", ctypes.c_int64), ("Float", ctypes.c_float))
-    if suffix == "i_v":
-        kinds = (
-            (("Integer64", ctypes.c_int64), ("Float", ctypes.c_float))
-            if name == "VIEWPORT"
-            else (("Integer64", ctypes.c_int64),)
-        )
+    kinds: list[tuple[str, Any]] = [("Integer64", ctypes.c_int64), ("Float", ctypes.c_float)]
+    end = "v"
+    if len(arguments) == 2:
+        end = "i_v"
+        if name not in ("VIEWPORT", "DEPTH_RANGE"):  # which have fractions
+            del kinds[1]
     found: list[Any] = []
     for kind, ctype in kinds:
         memory = (ctype * 16)(*[-77] * 16)
-        getattr(gl, f"Get{kind}{suffix}")(*arguments, memory)
+        own = "OES" if kind == "Float" and end == "i_v" and not is_desktop() else ""
+        getattr(gl, f"Get{kind}{end}{own}")(*arguments, memory)
         error = gl.GetError()
         found.append(f"error {error:#x}" if error else tuple(memory))
     return tuple(found)

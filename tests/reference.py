@@ -263,10 +263,10 @@ def rgba(
     lies around it is padding.
     """
     x, y, wide, high = visible or (0, 0, width, height)
-    columns, rows = range(x, x + wide), range(y, y + high)
+    columns, rows = slice(x, x + wide), slice(y, y + high)
     values, depth = codes(fourcc, width, height, planes), bits(fourcc)
     for component in values.keys() - {"Cb", "Cr"}:
-        values[component] = values[component][y : y + high, x : x + wide]
+        values[component] = values[component][rows, columns]
     found = np.ones((high, wide, 4))
 
     def scaled(component: str) -> np.ndarray:
@@ -298,14 +298,15 @@ def rgba(
     return found
 
 
-def _interpolate(values: np.ndarray, pixels: range, sub: int, cosited: bool, axis: int) -> np.ndarray:
+def _interpolate(values: np.ndarray, pixels: slice, sub: int, cosited: bool, axis: int) -> np.ndarray:
     """Chroma samples brought to pixels: linear between the nearest two, of those that the pixels share; the edge's own
     beyond the edge.
 
     Cosited: sample 0 lies on pixel 0. Else in the middle of the pixels that it covers.
     """
     samples = np.arange(pixels.start // sub, -(-pixels.stop // sub))
-    place = np.array(pixels) / sub if cosited else (np.array(pixels) + 0.5) / sub - 0.5
+    place = np.arange(pixels.start, pixels.stop)
+    place = place / sub if cosited else (place + 0.5) / sub - 0.5
     return np.apply_along_axis(lambda line: np.interp(place, samples, line[samples]), axis, values.astype(np.float64))
 
 

@@ -115,7 +115,7 @@ ARROWS: dict[str, set[str]] = {
 }
 ARROWS["cli"] = ARROWS["tools"] = {*ROOMS, *FOLDERS}
 # Against the current: conveniences of a value that are loaded when they are called.
-EXCEPTIONS = {("surface", "sinks"), ("copying", "gl.draw")}
+EXCEPTIONS = {("surface", "sinks"), ("copying", "gl.draw"), ("plan", "yuvcpu")}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import dataclasses
 import errno
 import gc
 import json
@@ -90,8 +91,11 @@ def test_a_line_says_all_that_a_frame_has() -> None:
         damage=(Rect(0, 0, 2**31 - 1, 5), Rect(-1, 2, 3, 4)),
         acquire_fence=42,
         color=Color(matrix="709", range="full"),
+        palette=((0, 1, 2), (255, 254, 253)),
         time=12.25,
     )
+    unsaid = {"buffer", "origin", "device", "release"}  # said by other words, or each end's own
+    assert {field.name for field in dataclasses.fields(Frame)} == wire._OPTIONAL - {"modifier"} | unsaid
     text, fds = wire.format_header(3, frame)
     assert fds == [40, 41, 42]
     assert text.endswith(b"\n")
@@ -173,6 +177,10 @@ PLANE = SAID["planes"][0]
         (line(color={"matrix": "9"}), 1, "matrix is '9'"),
         (line(color={"hue": "9"}), 1, "color has 'hue'"),
         (line(color="709"), 1, "color is a word"),
+        (line(palette=[[0, 0]]), 1, "must have three numbers"),
+        (line(palette=[[0, 0, 256]]), 1, "a colour of the palette is 256"),
+        (line(palette=[[0, 0, 0]] * 257), 1, "palette has 257 entries"),
+        (line(palette=7), 1, "palette is a number"),
         (line(transform="x" * 70000), 1, "at most 65536 are allowed"),
     ],
 )

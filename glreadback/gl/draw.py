@@ -150,7 +150,7 @@ def _draw_picture(
     assert route.target is not None
     buf = frame.buffer
     info = buf.fourcc.info
-    color = conversion(frame.color, info, buf.height) if info.model == "yuv" else None
+    color = conversion(frame.color, info, frame.area.height) if info.model == "yuv" else None
     palette = frame.palette if info.model == "index" else None
     recipe = Recipe(route.sampler, route.target, route.fourcc, palette=palette is not None, tone=tone)
     if route.raw:
@@ -159,7 +159,7 @@ def _draw_picture(
     else:
         hints: list[int] = []
         if info.model == "yuv":
-            meant = usual(frame.color, buf.height)
+            meant = usual(frame.color, frame.area.height)
             hints = [number for name, what, values in _HINTS for number in (name, values[getattr(meant, what)])]
         imports = [
             importer.get(

@@ -17,6 +17,7 @@ from .texture import GLFailure
 
 _READ_FRAMEBUFFER, _PACK_ALIGNMENT, _PACK_ROW_LENGTH = 0x8CA8, 0x0D05, 0x0D02
 _PACK_REVERSE_ROW_ORDER = 0x93A4  # GL_ANGLE_pack_reverse_row_order
+_RGBA, _UBYTE = 0x1908, 0x1401
 # llvmpipe computes in int: a read of 2 GiB or more crashes.
 BAND = 2**31 - 1
 
@@ -87,6 +88,12 @@ def read(todo: Sequence[Copy], address: int) -> None:
         code = _get_error()
         if code:
             raise GLFailure(f"glReadPixels failed: {_ERRORS.get(code, hex(code))}")
+
+
+def prove(framebuffer: int) -> None:
+    """Read one pixel, which shows whether the driver gets at the buffer at all. Raises GLFailure."""
+    pixel = (ctypes.c_ubyte * 4)()
+    read([Copy(framebuffer, 0, 0, 1, 1, _RGBA, _UBYTE, 0, 0, False)], ctypes.addressof(pixel))
 
 
 _ERRORS = {

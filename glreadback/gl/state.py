@@ -54,12 +54,12 @@ class Traits(NamedTuple):
             # CONTEXT_PROFILE_MASK: COMPATIBILITY. 3.1 has no profiles, and as an extension what it took away.
             desktop and (bool(_ask(0x9126) & 2) if version >= 32 else True),
             desktop or version >= 32 or bool(extensions & _INDEXED),
-            (desktop and version >= 41) or bool(extensions & _VIEWPORTS),
+            version >= 41 if desktop else version >= 31 and bool(extensions & _VIEWPORTS),
         )
 
 
 _INDEXED = frozenset({"GL_EXT_draw_buffers_indexed", "GL_OES_draw_buffers_indexed"})
-_VIEWPORTS = frozenset({"GL_ARB_viewport_array", "GL_OES_viewport_array", "GL_NV_viewport_array"})
+_VIEWPORTS = frozenset({"GL_OES_viewport_array", "GL_NV_viewport_array"})
 
 
 class _Binding(NamedTuple):
@@ -91,9 +91,9 @@ _ENABLES = (0x0BE2, 0x0B44, 0x0B71, 0x0BD0, 0x0C11, 0x0B90, 0x8C89, 0x809E, 0x80
 _ENABLES_DESKTOP = (0x0BF2, 0x8DB9, 0x0B41, 0x8E51)
 _ENABLES_CLIP = tuple(range(0x3000, 0x3008))
 _ENABLES_COMPATIBLE = (0x0BC0, 0x0B42)
-# glPixelTransfer, which old desktop contexts let each glReadPixels go through: name, neutral. MAP_COLOR, then RED_SCALE,
-# RED_BIAS and so on for GREEN, BLUE and ALPHA.
-_TRANSFER = ((0x0D10, 0.0), *((name, 1.0 - name % 2) for name in range(0x0D14, 0x0D1C)))
+# glPixelTransfer, which old desktop contexts let each glReadPixels go through: name, neutral. MAP_COLOR, then the scales
+# (even) and biases (odd) of red, green, blue and alpha.
+_TRANSFER = ((0x0D10, 0.0), *((name, 1.0 - name % 2) for name in (0x0D14, 0x0D15, *range(0x0D18, 0x0D1E))))
 _CLAMP_READ = 0x891C  # CLAMP_READ_COLOR: numbers below 0 and above 1 would be cut
 # How to make a GL error again that was pending when we were called; the first one is all that most drivers keep.
 _PENDING: dict[int, Callable[[], object]] = {
@@ -251,13 +251,12 @@ class _IndexedState:
     def __init__(self, traits: Traits) -> None:
         self._suffix = suffix = _suffix(traits.extensions & _INDEXED) if not traits.desktop else ""
         self._enabled = function(f"glIsEnabledi{suffix}", ctypes.c_ubyte, _uint, _uint)
-        # ES 3.1, which has the extension, has this one as it is.
-        booleans = function("glGetBooleani_v", None, _uint, _uint, ctypes.c_void_p)
+        integers = function("glGetIntegeri_v", None, _uint, _uint, ctypes.c_void_p)
         self._blend, self._masks = [], []
         for index in range(_ask(0x8824)):  # MAX_DRAW_BUFFERS
             self._blend.append(bool(self._enabled(0x0BE2, index)))
-            mask = (ctypes.c_ubyte * 4)()
-            booleans(0x0C23, index, mask)
+            mask = (_int * 4)()
+            integers(0x0C23, index, mask)
             self._masks.append(tuple(mask))
         self._viewports: list[Any] = []
         self._scissors: list[bool] = []

@@ -41,13 +41,12 @@ class Message(NamedTuple):
     body: tuple[Any, ...]
 
 
-def message_size(prefix: bytes) -> int:
+def message_size(prefix: bytes | bytearray) -> int:
     """The size in bytes of the message that starts with these 16. Raises SourceError where no message does."""
     if prefix[:1] not in (b"l", b"B") or prefix[1] not in _KINDS or prefix[3] != 1:
         raise SourceError(f"what came is no D-Bus message: it starts with {prefix[:4].hex(' ')}")
-    order = "little" if prefix[:1] == b"l" else "big"
-    fields = int.from_bytes(prefix[12:16], order)
-    size = PREFIX + -(-fields // 8) * 8 + int.from_bytes(prefix[4:8], order)
+    fields = _number(prefix, 12)
+    size = PREFIX + -(-fields // 8) * 8 + _number(prefix, 4)
     if fields > MAX_HEADER or size > MAX_MESSAGE:
         raise SourceError(f"a D-Bus message of {size} bytes came, {fields} of them header; it may have {MAX_MESSAGE}")
     return size
@@ -64,8 +63,7 @@ def parse(data: bytes | bytearray, nfds: int) -> Message:
 
 
 def _parse(data: bytes | bytearray, nfds: int) -> Message:
-    order = "little" if data[:1] == b"l" else "big"
-    end = PREFIX + int.from_bytes(data[12:16], order)
+    end = PREFIX + _number(data, 12)
     # An array of empty structures never ends.
     if b"()" in data[:end]:
         raise SourceError("a D-Bus message has an empty structure")
@@ -97,6 +95,10 @@ def _parse(data: bytes | bytearray, nfds: int) -> Message:
         sender=_text(fields, _FIELD.sender),
         body=body,
     )
+
+
+def _number(data: bytes | bytearray, at: int) -> int:
+    return int.from_bytes(data[at : at + 4], "little" if data[:1] == b"l" else "big")
 
 
 def _text(fields: dict[Any, Any], field: Any) -> str:

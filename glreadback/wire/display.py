@@ -137,9 +137,7 @@ def _scanout_map(place: int, offset: int, width: int, height: int, stride: int, 
     return Mapped(place, offset, width, height, stride, fourcc)
 
 
-def _scanout_dmabuf(
-    place: int, width: int, height: int, stride: int, fourcc: int, modifier: int, flipped: bool
-) -> Shared:
+def _scanout_dmabuf(place: int, width: int, height: int, stride: int, fourcc: int, modifier: int, flipped: bool) -> Shared:
     return _shared(DmaBuf(width, height, Fourcc(fourcc), [Plane(place, 0, stride)], Modifier(modifier)), None, flipped)
 
 
@@ -224,5 +222,3 @@ def property_answer(message: Message) -> tuple[str, tuple[Any, ...]] | None:
     if message.member == "Get" and message.body == (LISTENER, "Interfaces"):
         return "v", (("as", INTERFACES),)
     return None
-
-

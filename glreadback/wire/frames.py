@@ -6,7 +6,8 @@
 
 `fd` and `acquire_fence` are places in the list of descriptors that came with the line. Optional: `visible` [x, y, width,
 height], `y_invert`, `transform`, `damage` (a list of such rectangles), `acquire_fence`, `color` (an object of
-glreadback.Color's words), `time` (seconds of CLOCK_MONOTONIC). A modifier is a number or DRM's name; without one it is
+glreadback.Color's words), `palette` (a list of [red, green, blue], 0 to 255), `time` (seconds of CLOCK_MONOTONIC).
+A modifier is a number or DRM's name; without one it is
 INVALID, "the driver knows". Names other than these are refused: a later version that adds some has another number.
 """
 
@@ -33,7 +34,7 @@ MAX_DAMAGE = 1024  # rectangles
 
 _DIGITS = 20  # of the largest modifier
 _REQUIRED = frozenset({"version", "frame", "width", "height", "fourcc", "planes"})
-_OPTIONAL = frozenset({"modifier", "visible", "y_invert", "transform", "damage", "acquire_fence", "color", "time"})
+_OPTIONAL = frozenset({"modifier", "visible", "y_invert", "transform", "damage", "acquire_fence", "color", "palette", "time"})
 _PLANE = frozenset({"fd", "offset", "stride"})
 _COLOR = frozenset(field.name for field in dataclasses.fields(Color))
 
@@ -112,6 +113,7 @@ def _frame(fields: dict[str, Any], nfds: int, used: set[int]) -> Frame:
         damage=None if damage is None else tuple(_rect(rect, "damage") for rect in _list(damage, "damage", MAX_DAMAGE)),
         acquire_fence=_place(given["acquire_fence"], "acquire_fence", nfds, used) if "acquire_fence" in given else None,
         color=_color(given["color"]) if "color" in given else None,
+        palette=_palette(given["palette"]) if "palette" in given else None,
         time=_time(given["time"]) if "time" in given else None,
     )
 
@@ -137,6 +139,14 @@ def _color(found: object) -> Color:
         raise SourceError(f"color is {_kind(found)}; it must be an object")
     _names(found, frozenset(), _COLOR, "color")
     return Color(**{name: None if word is None else _text(word, name) for name, word in found.items()})
+
+
+def _palette(found: object) -> tuple[tuple[int, int, int], ...]:
+    colours = [_list(colour, "a colour of the palette", 3) for colour in _list(found, "palette", 256)]
+    if any(len(colour) != 3 for colour in colours):
+        raise SourceError("a colour of the palette must have three numbers: red, green, blue")
+    levels = [[_number(value, "a colour of the palette", most=255) for value in colour] for colour in colours]
+    return tuple((red, green, blue) for red, green, blue in levels)
 
 
 def _rect(found: object, what: str) -> Rect:
@@ -269,6 +279,8 @@ def format_header(number: int, frame: Frame) -> tuple[bytes, list[int]]:
     if frame.color is not None:
         words = dataclasses.asdict(frame.color)
         fields["color"] = {name: word for name, word in words.items() if word is not None}
+    if frame.palette is not None:
+        fields["palette"] = [list(colour) for colour in frame.palette]
     if frame.time is not None:
         fields["time"] = frame.time
     line = json.dumps(fields, separators=(",", ":"), allow_nan=False).encode() + b"\n"

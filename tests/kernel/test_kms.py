@@ -236,12 +236,13 @@ def test_a_part_of_a_framebuffer_turned_is_read_in_place(reader: glreadback.Read
     with client("vkms") as screen, KmsSource(_lit("vkms", screen)) as source:
         large = screen.paint(noise(700, 700, 1), "AR24")
         primary = screen.planes[1][0]
+        screen.set(screen.place(primary, large, (0, 0, 640, 480), (10, 20, 640, 480)))
+        assert np.array_equal(shot(source, reader), screen.written_back(640, 480)[..., :3]), "black lies behind it"
         screen.set(screen.place(primary, large, (0, 0, 640, 480), (10, 20, 640, 480), rotation=ROTATE_180))
         frame = next(source.frames())
         assert (frame.visible, frame.transform, frame.buffer.fourcc) == ((10, 20, 640, 480), "180", "XR24")
-        got = shot(source, reader)
-        assert np.array_equal(got, np.rot90(large.pixels[20:500, 10:650, :3], 2))
-        assert np.array_equal(got, screen.written_back(640, 480)[..., :3]), "over black, pre-multiplied pixels stay"
+        # 6.12's vkms writes rows back to where the topmost plane has them from: of no use where that one is turned.
+        assert np.array_equal(shot(source, reader), np.rot90(large.pixels[20:500, 10:650, :3], 2))
 
 
 def test_one_plane_raw(reader: glreadback.Reader) -> None:
