@@ -62,6 +62,6 @@ def merged(damage: Iterable[Iterable[int]], width: int, height: int) -> list[Rec
             else:
                 index += 1
         found.append(new)
-    if bounds is not None and (count > _MANY or _area(bounds) <= sum(_area(rect) + _EXTRA for rect in found)):
+    if bounds is not None and (count > _MANY or _area(bounds) + _EXTRA <= sum(_area(rect) + _EXTRA for rect in found)):
         return [bounds]
     return found

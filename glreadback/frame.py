@@ -38,6 +38,16 @@ def check_rect(rect: Iterable[int], width: int, height: int, what: str) -> Rect:
     return found
 
 
+def _check_palette(palette: Iterable[Iterable[int]]) -> tuple[tuple[int, ...], ...]:
+    try:
+        found = tuple(tuple(value.__index__() for value in colour) for colour in palette)
+    except (AttributeError, TypeError):
+        found = ((),)
+    if len(found) > 256 or any(len(colour) != 3 or min(colour) < 0 or max(colour) > 255 for colour in found):
+        raise DescriptorError("the palette must be at most 256 colours of three numbers from 0 to 255 each")
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """A DmaBuf plus what is true of this picture.
@@ -81,9 +91,7 @@ class Frame:
             raise DescriptorError(f"transform is {self.transform!r}; it must be one of {', '.join(TRANSFORMS)}")
         buf = self.buffer
         if self.palette is not None:
-            object.__setattr__(self, "palette", tuple(tuple(colour) for colour in self.palette))
-            if len(self.palette) > 256 or any(len(c) != 3 or not all(0 <= v <= 255 for v in c) for c in self.palette):
-                raise DescriptorError("the palette must be at most 256 colours of three numbers from 0 to 255 each")
+            object.__setattr__(self, "palette", _check_palette(self.palette))
         if self.visible is not None:
             object.__setattr__(self, "visible", check_rect(self.visible, buf.width, buf.height, "the visible rectangle"))
         if self.damage is not None:

@@ -229,15 +229,8 @@ class Reader:
                 fourcc = _wanted_of(out, fourcc)
             if damage is not None and (out is None or rect is not None):
                 raise DescriptorError("damage updates a surface that holds the whole picture: give out=, and no rect=")
-            while importer.free_slot() is None:
-                oldest = importer.flying[0]
-                try:
-                    self._settle(oldest, timeout)
-                except Exception:
-                    if oldest.slot is not None:
-                        raise
-                    # It failed for good, and its own result() says so.
             with self._checked(frame, rect, timeout, importer) as checked:
+                self._make_room(importer, timeout)
                 request = _request(frame, checked, out, fourcc, route, damage, None, False)
                 pending = self._begin(importer, checked, request, timeout)
                 if pending is None:
@@ -245,6 +238,17 @@ class Reader:
                     pending = Pending(self._read_on_any(checked, request, picture))
                     self._release(frame)
                 return pending
+
+    def _make_room(self, importer: Importer, timeout: float) -> None:
+        """Wait for the oldest read in flight if the ring is full."""
+        while importer.free_slot() is None:
+            oldest = importer.flying[0]
+            try:
+                self._settle(oldest, timeout)
+            except Exception:
+                if oldest.slot is not None:
+                    raise
+                # It failed for good, and its own result() says so.
 
     def _begin(self, importer: Importer, checked: Checked, request: _Request, timeout: float) -> Pending | None:
         """Have the device fill a slot of its ring; None where that is another device's or the CPU's business."""
@@ -361,12 +365,12 @@ class Reader:
             raise ValueError("the Reader is closed")
         frame = as_frame(picture)
         buf = frame.buffer
-        if frame.y_invert:
-            raise DescriptorError(f"{buf} is upside down (y_invert) in memory; read() turns it")
-        route = plan(frame, buf.fourcc, None, route="map")
         with contextlib.ExitStack() as undo:
             if frame.release is not None:
                 undo.callback(frame.release)
+            if frame.y_invert:
+                raise DescriptorError(f"{buf} is upside down (y_invert) in memory; read() turns it")
+            route = plan(frame, buf.fourcc, None, route="map")
             checked = Checked(frame, check(buf), frame.area, "")
             if not all(backing.steady for backing in checked.backings):
                 raise DescriptorError(f"{buf} lies in a file that can shrink; seal it with F_SEAL_SHRINK, or read() a copy")
@@ -382,8 +386,10 @@ class Reader:
                 own = undo.enter_context(OwnedFd.dup(fd))
                 sync_start(own.fileno())
                 undo.callback(sync_end, own.fileno())
-            area = frame.area
-            return Surface(view, area.width, area.height, buf.fourcc, buf.step(0), route=route, held=undo.pop_all())
+            area, held = frame.area, contextlib.ExitStack()
+            surface = Surface(view, area.width, area.height, buf.fourcc, buf.step(0), route=route, held=held)
+            held.enter_context(undo.pop_all())
+            return surface
 
     def capabilities(self, picture: DmaBuf | Frame | None = None) -> Capabilities:
         """The capabilities of the device that would read picture (None: of any dma-buf). Raises DeviceError."""

@@ -203,8 +203,7 @@ class _Worker:
     def convert(self, job: _Job, rows: range) -> None:
         """Convert the pixels beside these rows of chroma samples."""
         for top in range(rows.start, rows.stop, self.rows):
-            # Bands are all of one size: the last one begins higher, and does some rows again, to the same end.
-            top = max(min(top, rows.stop - self.rows), rows.start)
+            # Bands are all of one size. The last one may do some of the next part's rows too, to the same end.
             self._load(job, top)
             for operation, arguments in self.steps:
                 operation(*arguments)
@@ -344,7 +343,7 @@ def outputs(kind: _Kind) -> list[Output]:
     order = byte_order(kind.wanted.info)
     matrix, zero = kind.conversion.matrix, kind.conversion.offset
     bits = kind.fourcc.info.bits["Y"]
-    found = []
+    found: list[Output] = []
     for place, name in enumerate(order):
         if name in "RGB":
             row = [Factor.of(255 * value, bits) for value in matrix[3 * "RGB".index(name) :][:3]]

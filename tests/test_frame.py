@@ -87,7 +87,7 @@ def test_fences_that_are_none(fence: Any) -> None:
         Frame(BUF, acquire_fence=fence)
 
 
-@pytest.mark.parametrize("palette", [[(0, 0, 256)], [(0, 0)], [(0, -1, 0)], [(0, 0, 0)] * 257])
+@pytest.mark.parametrize("palette", [[(0, 0, 256)], [(0, 0)], [(0, -1, 0)], [(0, 0, 0)] * 257, 5, [5], ["abc"], [(0, 0, 1.5)]])
 def test_palettes_that_are_none(palette: Any) -> None:
     with pytest.raises(DescriptorError, match="the palette must be at most 256 colours of three numbers from 0 to 255"):
         Frame(BUF, palette=palette)

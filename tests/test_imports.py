@@ -110,7 +110,8 @@ ARROWS: dict[str, set[str]] = {
     "importer": {"vocabulary", "values", "plan", "egl", "gl"},
     "reader": {"vocabulary", "kernel", "values", "wire", "plan", "cpu", "egl", "gl", "importer"},
     "sending": {"vocabulary", "values", "wire"},
-    "sources": {"vocabulary", "kernel", "values", "wire"},
+    # Two sources read for themselves: a screen made of several planes, and a guest that must not wait for our caller.
+    "sources": {"vocabulary", "kernel", "values", "wire", "reader", "composing"},
     "sinks": {"vocabulary", "values"},
 }
 ARROWS["cli"] = ARROWS["tools"] = {*ROOMS, *FOLDERS}

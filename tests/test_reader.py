@@ -206,7 +206,15 @@ def test_rectangles_that_are_none(reader: Reader, picture: MakePicture, rect: An
 
 
 @pytest.mark.parametrize(
-    ("fourcc", "rect"), [("YUYV", (1, 0, 2, 2)), ("YUYV", (0, 0, 3, 2)), ("R1", (4, 0, 8, 1)), ("Y0L2", (0, 1, 2, 2))]
+    ("fourcc", "rect"),
+    [
+        ("YUYV", (1, 0, 2, 2)),
+        ("YUYV", (0, 0, 3, 2)),
+        ("YUYV", (1, 0, 31, 2)),
+        ("Y0L2", (0, 1, 2, 7)),
+        ("R1", (4, 0, 8, 1)),
+        ("Y0L2", (0, 1, 2, 2)),
+    ],
 )
 def test_rectangles_through_blocks(reader: Reader, picture: MakePicture, fourcc: str, rect: tuple[int, ...]) -> None:
     with pytest.raises(DescriptorError, match=r"cuts through one\. Read as AB24"):
@@ -462,15 +470,18 @@ def test_the_least_recently_used_import_goes(reader: Reader, picture: MakePictur
 
 
 def test_a_dropped_import_is_made_again(reader: Reader, picture: MakePicture) -> None:
-    """Also where the short way would still have its framebuffer's old number."""
+    """Also on the short way, which would still know its framebuffer's old number."""
     made = picture("XR24", 100, 8)
     out = Canary(100, 8, "XR24")
     reader.read(made.buf, out.surface)
-    for height in range(1, CACHE_SIZE + 1):
-        reader.read(picture("XR24", 100, height, pad=4).buf)
-    out.memory[:] = out.blank
-    reader.read(made.buf, out.surface)
-    out.assert_holds(made.rows())
+    for height in range(2, CACHE_SIZE + 2):
+        reader.read(picture("XR24", 100, height, pad=4).buf, rect=(0, 0, 9, 2))  # of a part: not remembered itself
+    assert id(made.buf) in reader._again
+    for _ in range(2):
+        out.memory[:] = out.blank
+        reader.read(made.buf, out.surface)
+        out.assert_holds(made.rows())
+        reader.forget(made.buf)
 
 
 @pytest.mark.parametrize("route", ["alias", "native", "draw"])

@@ -611,6 +611,18 @@ def test_what_cannot_be_opened(
         UnixSource(path, **options)
 
 
+@pytest.mark.parametrize("listen", [False, True])
+def test_a_forgotten_source_warns_and_closes(tmp_path: Path, listen: bool) -> None:
+    path = os.fspath(tmp_path / "frames")
+    with socket.socket(socket.AF_UNIX) as sock, no_descriptor_left():
+        if not listen:
+            sock.bind(path)
+            sock.listen()
+        source = UnixSource(path, listen=listen)
+        with pytest.warns(ResourceWarning, match="unclosed source"):
+            del source
+
+
 def test_nobody_connects(tmp_path: Path) -> None:
     with (
         UnixSource(os.fspath(tmp_path / "frames"), listen=True) as source,

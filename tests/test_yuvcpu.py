@@ -218,6 +218,8 @@ def test_the_matrix_is_the_usual_one_of_the_height_unless_told() -> None:
         source = picture("NV12", 3, height)
         assert np.array_equal(source.rgba(), source.rgba(Color(matrix, "narrow", "left")))
         assert not np.array_equal(source.rgba(), source.rgba(Color("2020", "narrow", "left")))
+        part = source.convert(Converter(), Surface.allocate(3, 2, "AB24"), region=Rect(0, 5, 3, 2))
+        assert np.array_equal(part.array(), source.rgba()[5:7])
 
 
 # ---- memory
@@ -281,10 +283,9 @@ def test_another_picture_of_the_same_kind_takes_no_new_memory() -> None:
 def test_only_the_last_kinds_are_remembered() -> None:
     converter = Converter(1)
     sources = [picture("NV12", width, 8) for width in (8, 16, 24)]
-    for n in (0, 1, 0, 2, 0):
+    for n, kept in ((0, {0}), (1, {0, 1}), (1, {0, 1}), (0, {0, 1}), (2, {0, 2}), (0, {0, 2})):
         sources[n].rgba(converter=converter)
-        assert len(converter._kept) <= 2
-    assert {kind.columns for kind in converter._kept} == {4, 12}
+        assert {kind.columns for kind in converter._kept} == {sources[one].width // 2 for one in kept}
 
 
 # ---- parts of pictures
@@ -325,12 +326,34 @@ def test_bands_and_threads_change_nothing(fourcc: str, monkeypatch: pytest.Monke
 
 
 def test_large_pictures_are_shared_by_two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: list[range] = []
+    convert = yuvcpu._Worker.convert
+
+    def watched(worker: yuvcpu._Worker, job: yuvcpu._Job, rows: range) -> None:
+        parts.append(rows)
+        convert(worker, job, rows)
+
+    monkeypatch.setattr(yuvcpu._Worker, "convert", watched)
     monkeypatch.setattr(yuvcpu, "_TWO_THREADS_FROM", 40 * 30)
-    for cpus, height, workers in ((8, 30, 2), (8, 29, 1), (1, 30, 1)):
+    whole, upper, lower = range(15), range(8), range(8, 15)
+    for cpus, height, expected in ((8, 30, {upper, lower}), (8, 29, {whole}), (1, 30, {whole})):
         monkeypatch.setattr(yuvcpu, "_cpus", lambda count=cpus: count)
-        converter = Converter()
-        picture("NV12", 40, height).rgba(converter=converter)
-        assert [len(found) for found in converter._kept.values()] == [workers]
+        parts.clear()
+        picture("NV12", 40, height).rgba(converter=Converter())
+        assert set(parts) == expected
+
+
+def test_a_thread_that_fails_is_heard_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    convert = yuvcpu._Worker.convert
+
+    def broken(worker: yuvcpu._Worker, job: yuvcpu._Job, rows: range) -> None:
+        if rows.start:
+            raise MemoryError
+        convert(worker, job, rows)
+
+    monkeypatch.setattr(yuvcpu._Worker, "convert", broken)
+    with pytest.raises(MemoryError):
+        picture("NV12", 8, 8).rgba(converter=Converter(2))
 
 
 # ---- mistakes

@@ -83,7 +83,6 @@ class Lines:
 
     def close(self) -> None:
         close_fds(self._fds)
-        self._fds = []
 
     def _broken(self, why: str) -> SourceError:
         self.close()
@@ -107,9 +106,10 @@ def fds_of(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 
 
 def close_fds(fds: list[int]) -> None:
-    for fd in fds:
+    """Close them all and empty the list: doing it twice is fine."""
+    while fds:
         with contextlib.suppress(OSError):
-            os.close(fd)
+            os.close(fds.pop())
 
 
 def wait_readable(sock: socket.socket, deadline: float | None) -> bool:

@@ -122,7 +122,6 @@ class Connection:
 
     def close(self) -> None:
         close_fds(self._fds)
-        self._fds = []
         self.sock.close()
 
 
@@ -218,6 +217,8 @@ def log_in(sock: socket.socket, deadline: float) -> None:
                 received.clear()
                 if answer:
                     sock.sendall(answer)
+    except SourceTimeout:  # an OSError, as TimeoutError is
+        raise
     except OSError as error:
         raise SourceError(f"the D-Bus connection broke: {error.strerror}") from None
 

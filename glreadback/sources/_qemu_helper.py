@@ -82,6 +82,9 @@ class Helper:
         self._console = f"{_ROOT}/Console_{console}"
         self.facts = self._look(console, deadline)
         self._listener = self._listen(deadline)
+        # With p2p=yes, QEMU drops its client when another one comes.
+        rival = "" if self._qemu.destination else ", or another client took its display"
+        self._hung_up = f"QEMU has ended{rival}"
 
     def _look(self, console: int, deadline: float) -> dict[str, Any]:
         machine = self._properties(f"{_ROOT}/VM", "org.qemu.Display1.VM", deadline)
@@ -141,7 +144,7 @@ class Helper:
                     self._hear_listener()
                     self._hear_qemu()
                 except (EOFError, SourceError) as error:
-                    self._gone = "QEMU has ended" if isinstance(error, EOFError) else str(error)
+                    self._gone = str(error) or self._hung_up
                     poller.unregister(self._listener.sock)
                     poller.unregister(self._qemu.sock)
                     self._lose()

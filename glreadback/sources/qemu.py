@@ -38,6 +38,7 @@ class QemuSource(Source):
     SOCKET is a QMP socket of a QEMU that runs with `-display dbus,p2p=yes`, with gl=on or without. ADDRESS is the bus of
     one that runs with `-display dbus` or `-display dbus,addr=ADDRESS`; default: the session's bus.
 
+    Peer to peer a QEMU has one client: opening this source ends another's connection, and another's ends this.
     A process of its own talks to QEMU and copies what the console shows, so that the guest never waits for this one: it
     does not while this one sleeps, is stopped or dies. A dma-buf is read there with a Reader (GLREADBACK_DEVICE says on
     what), while QEMU waits, and only when a frame was asked for; the frames given out lie in memory of glreadback's own.
@@ -65,7 +66,7 @@ class QemuSource(Source):
             stack.callback(self._sock.close)
             self._lines = Lines(self._sock, most_fds=1)
             stack.callback(self._lines.close)
-            stack.callback(self._let_go)
+            stack.callback(close_fds, self._fds)
             self._process = process
             line, said = self._answer(0, time.monotonic() + OPEN_TIMEOUT + _START_TIME)
             close_fds(line.fds)
@@ -93,8 +94,9 @@ class QemuSource(Source):
             except SourceError:
                 close_fds(line.fds)
                 raise
-            self._let_go()
-            self._fds, self._holding = line.fds, header.number
+            close_fds(self._fds)
+            self._fds += line.fds
+            self._holding = header.number
             yield header.with_fds(line.fds, self._origin)
 
     def describe(self) -> dict[str, object]:
@@ -126,10 +128,6 @@ class QemuSource(Source):
             status = 0
         why = f", killed by signal {-status}: a driver may have crashed" if status < 0 else ""
         return f"the process that talks to QEMU has ended{why}. Open the source again"
-
-    def _let_go(self) -> None:
-        held, self._fds = self._fds, []
-        close_fds(held)
 
 
 def _start(path: str, console: int, cursor: bool) -> tuple[socket.socket, subprocess.Popen[bytes]]:

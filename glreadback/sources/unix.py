@@ -61,7 +61,7 @@ class UnixSource(Source):
             raise SourceSyntaxError("unix: any_user= is about who may connect; it needs listen=1")
         self._path, self._any_user = path, any_user
         self._refused = 0
-        self._connection: _Connection | None = None
+        self._connections: list[_Connection] = []  # one, or none
         self._listener: socket.socket | None = None
         with ExitStack() as stack:
             if listen:
@@ -69,8 +69,8 @@ class UnixSource(Source):
                 status = os.stat(path)
                 stack.callback(_remove, path, (status.st_dev, status.st_ino))
             else:
-                self._connection = _Connection(_connect(path), path)
-            stack.callback(self._hang_up)
+                self._connections.append(_Connection(_connect(path), path))
+            stack.callback(_hang_up, self._connections)
             self._keep(stack)
 
     def frames(self, timeout: float | None = None) -> Iterator[Frame]:
@@ -81,22 +81,22 @@ class UnixSource(Source):
         while True:
             self._check_open()
             deadline = deadline_in(timeout)
-            if self._connection is None:
+            if not self._connections:
                 if self._listener is None:
                     return
-                self._connection = self._accept(self._listener, deadline, timeout)
+                self._connections.append(self._accept(self._listener, deadline, timeout))
             try:
-                frame = self._connection.next_frame(deadline)
+                frame = self._connections[0].next_frame(deadline)
             except EOFError:
-                silent = not self._connection.frames
-                self._hang_up()
+                silent = not self._connections[0].frames
+                _hang_up(self._connections)
                 if silent and self._listener is not None:
                     continue  # it only looked whether somebody listens, as _remove_stale does
                 return
             except SourceTimeout as error:
                 raise SourceTimeout(f"unix: {self._who()}: {error}{_within(timeout)}") from None
             except SourceError as error:
-                self._hang_up()
+                _hang_up(self._connections)
                 raise SourceError(f"unix: {self._who()}: {error}") from None
             yield frame
 
@@ -104,8 +104,8 @@ class UnixSource(Source):
         facts: dict[str, object] = {"socket": self._path, "role": "connected"}
         if self._listener is not None:
             facts |= {"role": "listening", "users": "any" if self._any_user else "this one", "refused": self._refused}
-        if self._connection is not None:
-            facts["producer"] = dict(zip(("pid", "uid", "gid"), peer(self._connection.sock), strict=True))
+        for connection in self._connections:
+            facts["producer"] = dict(zip(("pid", "uid", "gid"), peer(connection.sock), strict=True))
         return facts
 
     def _accept(self, listener: socket.socket, deadline: float | None, timeout: float | None) -> _Connection:
@@ -122,11 +122,6 @@ class UnixSource(Source):
             sock.close()
         refused = f" of this user ({self._refused} of others were refused; any_user=1 lets them)" if self._refused else ""
         raise SourceTimeout(f"unix: no producer{refused} connected to {shown(self._path)}{_within(timeout)}")
-
-    def _hang_up(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
 
     def _who(self) -> str:
         return f"the producer at {shown(self._path)}"
@@ -185,13 +180,17 @@ class _Connection:
 
     def _let_go(self) -> None:
         self._release()
-        held, self._held = self._held, []
-        close_fds(held)
+        close_fds(self._held)
 
     def close(self) -> None:
         self._let_go()
         self._lines.close()
         self.sock.close()
+
+
+def _hang_up(connections: list[_Connection]) -> None:
+    while connections:
+        connections.pop().close()
 
 
 def peer(sock: socket.socket) -> tuple[int, int, int]:

@@ -86,6 +86,8 @@ def test_the_console_is_what_fb_shows(name: str, reader: glreadback.Reader, read
         assert (frame.buffer.width, frame.buffer.height) >= screen.size
         assert frame.size == screen.size
         assert frame.origin.startswith(f"kms:{card}/Virtual-")
+        # virtio_gpu says nothing of modifiers, which is not the same as LINEAR.
+        assert frame.buffer.modifier == (glreadback.Modifier.INVALID if name == "virtio_gpu" else glreadback.Modifier.LINEAR)
         assert glreadback.kernel.dmabuf.is_dmabuf(frame.buffer.planes[0].fd)
         if name == "virtio_gpu":
             Path("/dev/tty0").write_bytes(b"\x1b[2J\x1b[HHello, screen.\r\n" + bytes(range(33, 127)))
