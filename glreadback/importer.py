@@ -180,8 +180,8 @@ class Importer:
                 raise self._rejected(buf, str(error)) from None
             undo.callback(texture.delete)
             if self.display.driver == "kms_swrast":
-                # It imports other devices' buffers where the kernel's driver lets it, but cannot map them. A read then
-                # fails, a draw ends the process.
+                # Somebody else's context on a card without a GPU. It imports other devices' buffers where the kernel's
+                # driver lets it, but cannot map them: a read then fails, a draw ends the process.
                 try:
                     texture.attach()
                     pixels.prove(texture.framebuffer)

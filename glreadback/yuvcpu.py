@@ -15,7 +15,6 @@ The error is below 0.51 of a step of 255, of which 0.5 is the rounding to whole 
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,10 +35,9 @@ _FRACTION_BITS = 21
 _ONE = 1 << _FRACTION_BITS
 _DEEP, _MORE_BITS = 12, 12  # codes of more bits than _DEEP need factors of _MORE_BITS more
 
-# Pixels of a band: few enough for the caches, enough for a numpy call's own microsecond not to count.
+# Pixels of a band: few enough for the caches, enough for a numpy call's own microsecond not to count. Two threads with
+# half the bands each were no faster than one, at 1080p and at 2160p.
 _BAND_PIXELS = 3 << 16
-# From so many pixels on a second thread pays; more of them wait for memory.
-_TWO_THREADS_FROM = 6 << 20
 _KEPT = 2  # for how many kinds of pictures a converter keeps its memory
 
 
@@ -89,13 +87,11 @@ def supported(info: FormatInfo, wanted: Fourcc) -> bool:
 class Converter:
     """Converts pictures, and keeps what the next one of the same kind needs: a few megabytes.
 
-    threads: how many share the rows of a picture; None = one, and two for a large picture. They live as long as the call.
     Used by one thread at a time.
     """
 
-    def __init__(self, threads: int | None = None) -> None:
-        self._threads = threads
-        self._kept: dict[_Kind, list[_Worker]] = {}
+    def __init__(self) -> None:
+        self._kept: dict[_Kind, _Bands] = {}
 
     def convert(
         self,
@@ -134,42 +130,26 @@ class Converter:
         across, down = info.subsampling
         columns = range(region.x // across, -(-(region.x + region.width) // across))
         rows = range(region.y // down, -(-(region.y + region.height) // down))
-        threads = self._threads or (min(2, _cpus()) if out.width * out.height >= _TWO_THREADS_FROM else 1)
-        share = -(-len(rows) // threads)
-        parts = [rows[start : start + share] for start in range(0, len(rows), share)]
-        kind = _Kind(info.fourcc, out.fourcc, conversion(color, info, height), len(columns), share)
+        kind = _Kind(info.fourcc, out.fourcc, conversion(color, info, height), len(columns), len(rows))
         job = _Job(sources, target[::-1] if reverse else target, region, columns.start)
-        workers = self._workers(kind, len(parts))
-        if len(parts) == 1:
-            workers[0].convert(job, rows)
-            return
-        from concurrent.futures import ThreadPoolExecutor  # it loads logging, and plan.py loads this module
+        self._bands(kind).convert(job, rows)
 
-        with ThreadPoolExecutor(len(parts)) as pool:
-            list(pool.map(_Worker.convert, workers, [job] * len(parts), parts))
-
-    def _workers(self, kind: _Kind, count: int) -> list[_Worker]:
-        workers = self._kept.pop(kind, [])
+    def _bands(self, kind: _Kind) -> _Bands:
+        bands = self._kept.pop(kind, None) or _Bands(kind)
         while len(self._kept) >= _KEPT:
             del self._kept[next(iter(self._kept))]
-        self._kept[kind] = workers  # the one used last is the last to go
-        workers.extend(_Worker(kind) for _ in range(count - len(workers)))
-        return workers[:count]
-
-
-def _cpus() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0))
+        self._kept[kind] = bands  # the one used last is the last to go
+        return bands
 
 
 class _Kind(NamedTuple):
-    """What a worker is made for."""
+    """What a picture must have in common with an earlier one for the same memory and numbers to do."""
 
     fourcc: Fourcc
     wanted: Fourcc
     conversion: Conversion
     columns: int  # of chroma samples
-    rows: int  # of chroma samples, for one worker
+    rows: int
 
 
 class _Job(NamedTuple):
@@ -181,8 +161,8 @@ class _Job(NamedTuple):
     left: int  # the first column of chroma samples
 
 
-class _Worker:
-    """One thread's memory for bands of pictures of one kind, and what is done in it."""
+class _Bands:
+    """Memory for a band of pictures of one kind, and what is done in it, band after band."""
 
     def __init__(self, kind: _Kind) -> None:
         import numpy as np
@@ -203,7 +183,7 @@ class _Worker:
     def convert(self, job: _Job, rows: range) -> None:
         """Convert the pixels beside these rows of chroma samples."""
         for top in range(rows.start, rows.stop, self.rows):
-            # Bands are all of one size. The last one may do some of the next part's rows too, to the same end.
+            # All bands have one size. What the last one has below the region is never stored.
             self._load(job, top)
             for operation, arguments in self.steps:
                 operation(*arguments)

@@ -105,7 +105,7 @@ ARROWS: dict[str, set[str]] = {
     "plan": {"vocabulary", "values"},
     "cpu": {"vocabulary", "kernel", "values"},
     "composing": {"vocabulary", "values"},
-    "egl": {"vocabulary", "values"},
+    "egl": {"vocabulary", "kernel", "values"},
     "gl": {"vocabulary", "values", "plan", "egl"},
     "importer": {"vocabulary", "values", "plan", "egl", "gl"},
     "reader": {"vocabulary", "kernel", "values", "wire", "plan", "cpu", "egl", "gl", "importer"},

@@ -49,6 +49,8 @@ COMMON = ("R8", "GR88", "AB24", "AB48", "AR24", "XR24", "XB24", "RG16", "AR30", 
 MESA = device({code: {LINEAR: False, X_TILED: False} for code in COMMON} | {"NV12": {LINEAR: True, X_TILED: True}})
 # Linear can be sampled as external only, tiled is free: NVIDIA's.
 NVIDIA = device({code: {LINEAR: True, X_TILED: False} for code in COMMON} | {"NV12": {LINEAR: True, X_TILED: True}})
+# Whatever it is, it can be sampled and no more.
+EXTERNAL = device({code: {LINEAR: True, X_TILED: True} for code in COMMON})
 # Nothing is said: a driver without EGL_EXT_image_dma_buf_import_modifiers.
 SILENT = device({})
 # Lists other formats, but none that bytes could be aliased to.
@@ -90,6 +92,7 @@ NO_NORM16 = device({code: {LINEAR: False} for code in COMMON}, frozenset())
         ("XR24", INVALID, None, NVIDIA, "native", ""),
         ("AR30", INVALID, None, MESA, "draw", "2d"),
         ("NV12", INVALID, None, MESA, "draw", "external"),
+        ("XR24", INVALID, None, EXTERNAL, "draw", "external"),
         # no bytes to alias to
         ("XR24", LINEAR, None, NARROW, "native", ""),
         ("AR30", LINEAR, None, NARROW, "draw", "2d"),

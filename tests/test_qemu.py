@@ -379,8 +379,7 @@ def test_a_stopped_qemu_is_a_time_out_and_goes_on(guest: qemu_guest.Guest, monke
         try:
             start = time.monotonic()
             with pytest.raises(SourceTimeout, match="QEMU does not answer; is it stopped"):
-                for _ in source.frames(timeout=0.4):
-                    pass
+                list(zip(range(20), source.frames(timeout=0.4), strict=False))
             assert time.monotonic() - start < 2
             monkeypatch.setattr(qemu, "OPEN_TIMEOUT", 0.3)
             with no_descriptor_left(), pytest.raises(SourceTimeout, match="does not answer"):
@@ -748,7 +747,9 @@ def test_updates_nobody_asked_about_are_answered_at_once(fake: FakeQemu, memory:
         share(fake, memory)
         next(source.frames(timeout=5))
         memory.draw(50)
-        assert max(update(fake) for _ in range(50)) < 0.05
+        times = sorted(update(fake) for _ in range(50))
+        assert times[40] < 0.05  # the slowest say how busy the machine is
+        assert times[-1] < _qemu_helper.HOLD
         drawn = memory.draw(51)
         update(fake)
         frame = next(source.frames(timeout=5))
@@ -764,8 +765,8 @@ def test_a_caller_that_is_stopped_or_dies_costs_the_guest_nothing(fake: FakeQemu
         caller.process.send_signal(signal.SIGSTOP)
         # A picture that it had asked for is read; after that there is nothing to wait for.
         times = sorted(update(fake) for _ in range(100))
-        assert times[-2] < 0.1
-        assert times[-1] < _qemu_helper.HOLD
+        assert times[80] < 0.05
+        assert times[-1] < 0.5
         caller.process.kill()
         assert fake.hung_up(2.0)
 
@@ -773,20 +774,30 @@ def test_a_caller_that_is_stopped_or_dies_costs_the_guest_nothing(fake: FakeQemu
 def test_a_read_that_takes_too_long_does_not_hold_the_guest(
     fake: FakeQemu, memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The helper's loop, in this process, with a driver that takes a second."""
+    """The helper's loop, in this process, with a driver that takes half a second and numbers its pictures."""
 
     def slow(self: Any) -> None:
-        while True:
+        reads = 0
+        while reads < 3:
             number, _, own, slot, _ = self._jobs.get()
-            for fd in own:
-                fd.close()
+            close_all(own)
             if slot is not None:
-                time.sleep(0.6)
+                reads += 1
+                time.sleep(0.5)
                 with slot.drawing(4, 2, Fourcc("XR24")) as view:
-                    view[:32] = b"slow" * 8
+                    view[:32] = bytes([reads]) * 32
                 self._results.put(_qemu_screen.Result(number, slot, None))
                 os.eventfd_write(self.done, 1)
-                return
+
+    def close_all(own: list[Any]) -> None:
+        for fd in own:
+            fd.close()
+
+    def answer() -> bytes:
+        line = lines.receive(time.monotonic() + 5)
+        pixels = pixels_of(wire.parse_header(line.text, 1).with_fds(line.fds))
+        close_fds(line.fds)
+        return pixels
 
     monkeypatch.setattr(_qemu_screen.GlThread, "_run", slow)
     ours, theirs = socket.socketpair()
@@ -798,12 +809,15 @@ def test_a_read_that_takes_too_long_does_not_hold_the_guest(
     ours.sendall(b'{"ask": 1, "holding": 0, "timeout": 5.0}\n')
     time.sleep(0.01)
     took = update(fake)
-    assert _qemu_helper.HOLD - 0.05 < took < 0.5
+    assert _qemu_helper.HOLD - 0.05 < took < 0.45
     # Nothing newer came meanwhile: it is the picture of now.
-    line = lines.receive(time.monotonic() + 5)
-    frame = wire.parse_header(line.text, 1).with_fds(line.fds)
-    assert pixels_of(frame) == b"slow" * 8
-    close_fds(line.fds)
+    assert answer() == b"\1" * 32
+    # An update nobody waited for, then a read without one; a second update in the middle of it makes that one worthless.
+    update(fake)
+    ours.sendall(b'{"ask": 2, "holding": 1, "timeout": 5.0}\n')
+    time.sleep(_qemu_helper.GRACE + 0.1)
+    assert update(fake) < 0.45
+    assert answer() == b"\3" * 32
     ours.close()
     thread.join(2)
     assert not thread.is_alive()

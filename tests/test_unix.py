@@ -309,6 +309,8 @@ def test_a_frame_is_released_once_and_its_descriptors_close_with_the_next(listen
     second = next(frames)
     assert len(os.listdir("/proc/self/fd")) == taken
     first.release()  # late: about a frame that is gone
+    with pytest.raises(BlockingIOError):
+        producer.sock.recv(1, socket.MSG_DONTWAIT)
     source.close()
     assert producer.hears() == b'{"release": 8}\n'
     with pytest.raises(OSError):
@@ -355,8 +357,17 @@ def test_half_a_line_ends_also_for_who_waits_for_ever(listening: Pair, monkeypat
     source, producer = listening
     monkeypatch.setattr(unix, "LINE_TIMEOUT", 0.1)
     producer.say(line()[:30], [pixels])
-    with pytest.raises(SourceTimeout, match="half a frame's line came"):
-        next(source.frames())
+    raised: list[SourceError] = []
+
+    def wait_for_ever() -> None:
+        try:
+            next(source.frames())
+        except SourceError as error:
+            raised.append(error)
+
+    in_thread(wait_for_ever).join(2)
+    assert [type(error) for error in raised] == [SourceTimeout]
+    assert "half a frame's line came" in str(raised[0])
 
 
 def test_a_slow_line_is_put_together(listening: Pair, pixels: int) -> None:

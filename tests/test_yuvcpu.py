@@ -6,7 +6,6 @@ import itertools
 import mmap
 import subprocess
 import sys
-import threading
 import tracemalloc
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +62,7 @@ class Yuv:
 
     def rgba(self, color: Color | None = None, converter: Converter | None = None) -> NDArray[np.uint8]:
         out = Surface.allocate(self.width, self.height, "AB24")
-        return self.convert(converter or Converter(1), out, color).array().copy()
+        return self.convert(converter or Converter(), out, color).array().copy()
 
     def codes(self, component: str) -> Codes:
         """One component's code values, (rows, columns), taken from the table in whole numbers."""
@@ -254,7 +253,7 @@ def test_no_view_of_the_memory_is_kept() -> None:
         mappings.append(mmap.mmap(-1, len(plane)))
         mappings[-1][:] = bytes(plane)
     memory = bytearray(64 * 48 * 4)
-    converter = Converter(2)
+    converter = Converter()
     for _ in range(2):
         views = [memoryview(mapping) for mapping in mappings]
         surface = Surface.wrap(memory, 64, 48, "XR24", 64 * 4 + 0)
@@ -269,7 +268,7 @@ def test_no_view_of_the_memory_is_kept() -> None:
 
 def test_another_picture_of_the_same_kind_takes_no_new_memory() -> None:
     first, second = (picture("NV12", 640, 480, seed=seed) for seed in (1, 2))
-    converter, out = Converter(1), Surface.allocate(640, 480, "AB24")
+    converter, out = Converter(), Surface.allocate(640, 480, "AB24")
     first.convert(converter, out)
     tracemalloc.start()
     try:
@@ -281,7 +280,7 @@ def test_another_picture_of_the_same_kind_takes_no_new_memory() -> None:
 
 
 def test_only_the_last_kinds_are_remembered() -> None:
-    converter = Converter(1)
+    converter = Converter()
     sources = [picture("NV12", width, 8) for width in (8, 16, 24)]
     for n, kept in ((0, {0}), (1, {0, 1}), (1, {0, 1}), (0, {0, 1}), (2, {0, 2}), (0, {0, 2})):
         sources[n].rgba(converter=converter)
@@ -314,46 +313,14 @@ def test_reverse_puts_the_last_row_first(region: Rect | None) -> None:
 
 
 @pytest.mark.parametrize("fourcc", ["NV12", "P016", "NV16", "YUV9"])
-def test_bands_and_threads_change_nothing(fourcc: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, running = picture(fourcc, 31, 45), threading.active_count()
+def test_bands_change_nothing(fourcc: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = picture(fourcc, 31, 45)
     whole = source.rgba()
-    for size, threads, region in itertools.product((1, 200, 500), (1, 2, 3, 100), (None, Rect(3, 5, 17, 38))):
+    for size, region in itertools.product((1, 200, 500), (None, Rect(3, 5, 17, 38))):
         monkeypatch.setattr(yuvcpu, "_BAND_PIXELS", size)
         x, y, w, h = region or (0, 0, 31, 45)
-        out = source.convert(Converter(threads), Surface.allocate(w, h, "AB24"), region=region)
-        assert np.array_equal(out.array(), whole[y : y + h, x : x + w]), (size, threads, region)
-    assert threading.active_count() == running
-
-
-def test_large_pictures_are_shared_by_two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts: list[range] = []
-    convert = yuvcpu._Worker.convert
-
-    def watched(worker: yuvcpu._Worker, job: yuvcpu._Job, rows: range) -> None:
-        parts.append(rows)
-        convert(worker, job, rows)
-
-    monkeypatch.setattr(yuvcpu._Worker, "convert", watched)
-    monkeypatch.setattr(yuvcpu, "_TWO_THREADS_FROM", 40 * 30)
-    whole, upper, lower = range(15), range(8), range(8, 15)
-    for cpus, height, expected in ((8, 30, {upper, lower}), (8, 29, {whole}), (1, 30, {whole})):
-        monkeypatch.setattr(yuvcpu, "_cpus", lambda count=cpus: count)
-        parts.clear()
-        picture("NV12", 40, height).rgba(converter=Converter())
-        assert set(parts) == expected
-
-
-def test_a_thread_that_fails_is_heard_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    convert = yuvcpu._Worker.convert
-
-    def broken(worker: yuvcpu._Worker, job: yuvcpu._Job, rows: range) -> None:
-        if rows.start:
-            raise MemoryError
-        convert(worker, job, rows)
-
-    monkeypatch.setattr(yuvcpu._Worker, "convert", broken)
-    with pytest.raises(MemoryError):
-        picture("NV12", 8, 8).rgba(converter=Converter(2))
+        out = source.convert(Converter(), Surface.allocate(w, h, "AB24"), region=region)
+        assert np.array_equal(out.array(), whole[y : y + h, x : x + w]), (size, region)
 
 
 # ---- mistakes

@@ -56,7 +56,7 @@ RECIPES = {
         ),
     ),
 }
-_PROGRAMS = {"make": "make", "gcc": "gcc", "xz": "xz-utils"}  # and the Debian packages that have them
+_PROGRAMS = {"make": "make", "strip": "binutils", "xz": "xz-utils"}  # and the Debian packages that have them
 
 
 class NoHeadersError(VmError):
@@ -73,9 +73,7 @@ def build(cache: Path, kernel: Kernel, say: Say) -> list[Built]:
 
 
 def _build(cache: Path, kernel: Kernel, target: Path, say: Say) -> None:
-    for program, package in _PROGRAMS.items():
-        if not shutil.which(program):
-            raise VmError(f"{program} is missing, which building kernel modules needs; install the package {package}")
+    _check_programs(_PROGRAMS)
     target.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix="fetching-") as name:
         temporary = Path(name)
@@ -103,6 +101,12 @@ def _build(cache: Path, kernel: Kernel, target: Path, say: Say) -> None:
         kept.rename(target)
 
 
+def _check_programs(programs: Mapping[str, str]) -> None:
+    for program, package in programs.items():
+        if not shutil.which(program):
+            raise VmError(f"{program} is missing, which building kernel modules needs; install the package {package}")
+
+
 def _packages(kernel: Kernel, options: list[str]) -> dict[str, int]:
     """The packages to build with, and their sizes: the headers with what they depend on, and the source."""
     name = f"linux-headers-{kernel.release}"
@@ -122,6 +126,10 @@ def _headers(unpacked: Path, kernel: Kernel) -> Path:
     folder = unpacked / "usr" / "src" / f"linux-headers-{kernel.release}"
     makefile = folder / "Makefile"
     makefile.write_text(re.sub(r"(?m)^(include) /usr/", rf"\1 {unpacked}/usr/", makefile.read_text()))
+    variables = folder / ".kernelvariables"
+    # They name the compiler that the kernel was built with, and no other will do.
+    if variables.exists() and (compiler := re.search(r"\bgcc-\d+\b", variables.read_text())):
+        _check_programs({compiler[0]: compiler[0]})
     return folder
 
 

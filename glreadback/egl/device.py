@@ -24,7 +24,9 @@ _PLATFORM_DEVICE_EXT, _PLATFORM_SURFACELESS_MESA, _DEVICE_EXT = 0x313F, 0x31DD, 
 _DRM_DEVICE_FILE = 0x3233  # EGL_EXT_device_drm
 _DRM_RENDER_NODE_FILE = 0x3377  # EGL_EXT_device_drm_render_node
 _NEEDED = ("EGL_EXT_image_dma_buf_import", "EGL_KHR_surfaceless_context", "EGL_KHR_no_config_context")
-# Drivers that draw on the CPU into some other device's buffers, and read no buffers but that device's.
+_TRACK_REFERENCES = 0x3352  # EGL_KHR_display_reference
+# What Mesa takes where a DRM node has no GPU driver. kms_swrast draws on the CPU into that node's buffers; it reads no
+# others, a draw from one of those ends the process, and it opens the card itself: whoever does that first is DRM master.
 _NOT_HARDWARE = ("swrast", "kms_swrast")
 
 
@@ -42,6 +44,16 @@ class Device:
         return self.name == SOFTWARE
 
 
+class _NoGpu(DeviceError):
+    """A DRM node for which Mesa has a software driver only."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} has no GPU driver, and Mesa's stand-in for one (kms_swrast) reads that node's own buffers only; "
+            "the device 'software' reads them, and all others"
+        )
+
+
 class Display:
     """An initialised EGL display of one device. It lives as long as the process: others may use it too."""
 
@@ -56,6 +68,10 @@ class Display:
                 raise
             raise DeviceError(f"eglInitialize failed on {device.name}: {error_name(error)}") from None
         self._ask(device)
+        if not device.software and self.driver in _NOT_HARDWARE:
+            if _tracks_references():  # the display is this one's alone then
+                egl.eglTerminate(self.handle)
+            raise _NoGpu(device.name)
         if forks and self.driver != "swrast":
             raise DeviceError(f"{device.name} became {self.driver or self.vendor} in a forked process; start the process anew")
 
@@ -93,7 +109,14 @@ class Display:
 def _display_of(device: Device) -> Any:
     from OpenGL.EGL.EXT.platform_base import eglGetPlatformDisplayEXT
 
-    return eglGetPlatformDisplayEXT(_PLATFORM_DEVICE_EXT, device.handle, None)
+    tracked = not device.software and _tracks_references()
+    attributes = [_TRACK_REFERENCES, 1, egl.EGL_NONE] if tracked else None
+    return eglGetPlatformDisplayEXT(_PLATFORM_DEVICE_EXT, device.handle, attributes)
+
+
+def _tracks_references() -> bool:
+    """Whether a display can be terminated without taking it from others in this process who use the same device."""
+    return "EGL_KHR_display_reference" in (egl.eglQueryString(None, egl.EGL_EXTENSIONS) or b"").decode().split()
 
 
 def _display_after(device: Device, forks: int) -> Any:
@@ -162,10 +185,15 @@ def devices() -> tuple[Device, ...]:
 
 
 @functools.cache
-def _display(name: str, _pid: int) -> Display:
+def _display(name: str, _pid: int) -> Display | _NoGpu:
     for device in devices():
         if name in (device.name, device.card):
-            return Display(device)
+            if not device.software and not _has_gpu(device.name):
+                return _NoGpu(device.name)
+            try:
+                return Display(device)
+            except _NoGpu as error:
+                return error  # to be known without trying it again
     if name == SOFTWARE:
         raise DeviceError(f"there is no software device; install Mesa {MESA_WANTED} or newer (libegl-mesa0, libgl1-mesa-dri)")
     if not os.path.exists(name):
@@ -175,14 +203,23 @@ def _display(name: str, _pid: int) -> Display:
     raise DeviceError(f"{name} is no EGL device; known: {', '.join(device.name for device in devices()) or 'none'}")
 
 
+def _has_gpu(node: str) -> bool:
+    from ..kernel.render import has_gpu  # loaded only where there is a node to ask
+
+    return has_gpu(node)
+
+
 def open_display(name: str) -> Display:
     """The display of a device by name ("software", "/dev/dri/renderD128"). Raises DeviceError with the reason."""
     if name != SOFTWARE and not name.startswith("/"):
         raise DeviceError(f"device {name!r} is unknown; give {SOFTWARE!r} or a render node such as /dev/dri/renderD128")
     try:
-        return _display(os.path.realpath(name) if name != SOFTWARE else name, os.getpid())
+        found = _display(os.path.realpath(name) if name != SOFTWARE else name, os.getpid())
     except egl.EGLError as error:
         raise DeviceError(f"{name}: {error_name(error)}") from None
+    if isinstance(found, DeviceError):
+        raise DeviceError(str(found))
+    return found
 
 
 def candidates(own: str | None = None, dmabuf: bool = True) -> list[str]:

@@ -56,19 +56,19 @@ class Lines:
             except ConnectionResetError:
                 ahead = b""  # it hung up without having taken all that we sent
             except OSError as error:
-                raise self._broken(f"the connection broke: {error.strerror}") from None
+                raise SourceError(f"the connection broke: {error.strerror}") from None
             if not ahead:
                 if self.begun:
-                    raise self._broken(f"the producer hung up {len(self._text)} bytes into a line")
+                    raise SourceError(f"the producer hung up {len(self._text)} bytes into a line")
                 raise EOFError
             end = ahead.find(b"\n") + 1
             text, fds, cut = receive(self._sock, end or len(ahead), self._most_fds)
             self._text += text
             self._fds += fds
             if cut or len(self._fds) > self._most_fds:
-                raise self._broken(f"more than {self._most_fds} descriptors came with one line")
+                raise SourceError(f"more than {self._most_fds} descriptors came with one line")
             if len(self._text) > self._longest:
-                raise self._broken(f"a line of more than {self._longest} bytes came")
+                raise SourceError(f"a line of more than {self._longest} bytes came")
             if end and self._text.endswith(b"\n"):
                 line = Line(bytes(self._text[:-1]), self._fds)
                 self._text, self._fds = bytearray(), []
@@ -83,10 +83,6 @@ class Lines:
 
     def close(self) -> None:
         close_fds(self._fds)
-
-    def _broken(self, why: str) -> SourceError:
-        self.close()
-        return SourceError(why)
 
 
 def receive(sock: socket.socket, size: int, most_fds: int) -> tuple[bytes, list[int], bool]:
