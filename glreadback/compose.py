@@ -1,8 +1,8 @@
 """Several planes to one picture, as a display controller does it: cut, scaled, turned, blended, one over the other.
 
-The arithmetic is the kernel's (Documentation/gpu/drm-kms.rst, "Plane Composition Properties"), in float64 and rounded
-once. Scaling takes the mean of the area that a pixel covers; controllers filter in ways of their own, so only unscaled
-planes can be equal to the screen.
+The arithmetic is the kernel's (Documentation/gpu/drm-kms.rst, "Plane Composition Properties"), in floats wide enough
+that rounding once at the end is exact. Scaling takes the mean of the area that a pixel covers; controllers filter in
+ways of their own, so only unscaled planes can be equal to the screen.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .surface import Surface
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_BAND = 64  # rows blended at a time: float64 takes eight times the memory of the picture
+_BAND = 64  # rows blended at a time: floats take several times the memory of the picture
 _TURNS = {ROTATE_90: 1, ROTATE_180: 2, ROTATE_270: 3}
 
 
@@ -25,10 +25,13 @@ def compose(pictures: Sequence[tuple[Layer, Surface]], canvas: Array) -> None:
     """Paint layers, from bottom to top, over black.
 
     A layer's surface holds `layer.source.whole` of its framebuffer. All surfaces and canvas have four components in the
-    same order, alpha (or nothing) last: uint8 or uint16, canvas (height, width, 4). What comes out is opaque.
+    same order, alpha last, opaque where the framebuffer has none: uint8 or uint16, canvas (height, width, 4). What comes
+    out is opaque.
     """
-    canvas[..., :3] = 0
-    canvas[..., 3] = np.iinfo(canvas.dtype).max
+    lowest = pictures[0][0] if pictures else None
+    if lowest is None or lowest.see_through or not lowest.covers(canvas.shape[1], canvas.shape[0]):
+        canvas[..., :3] = 0
+        canvas[..., 3] = np.iinfo(canvas.dtype).max
     for layer, surface in pictures:
         _paint(layer, np.asarray(surface), canvas)
 
@@ -39,7 +42,10 @@ def _paint(layer: Layer, pixels: Array, canvas: Array) -> None:
     left, top = max(x, 0), max(y, 0)
     right, bottom = min(x + width, canvas.shape[1]), min(y + height, canvas.shape[0])
     if not layer.see_through:
-        canvas[top:bottom, left:right, :3] = pixels[top - y : bottom - y, left - x : right - x, :3]
+        # All four components: that is one piece of memory, and three of them are not.
+        canvas[top:bottom, left:right] = pixels[top - y : bottom - y, left - x : right - x]
+        if layer.has_alpha:
+            canvas[top:bottom, left:right, 3] = np.iinfo(canvas.dtype).max
         return
     for start in range(top, bottom, _BAND):
         end = min(start + _BAND, bottom)
@@ -49,14 +55,14 @@ def _paint(layer: Layer, pixels: Array, canvas: Array) -> None:
 
 def _blend(layer: Layer, above: Array, below: Array) -> None:
     """above over below, in place."""
-    most = np.iinfo(below.dtype).max
-    own = above[..., 3:].astype(np.float64) / most
-    if layer.blend == NONE or not (layer.fourcc.known and layer.fourcc.info.has_alpha):
-        own = np.ones_like(own)
-    cover = own * layer.alpha
-    share = cover if layer.blend == COVERAGE else layer.alpha  # pre-multiplied pixels have their own alpha in them
-    mixed = above[..., :3] * share + below[..., :3] * (1 - cover)
-    below[..., :3] = np.rint(np.clip(mixed, 0, most))
+    most, kind = np.iinfo(below.dtype).max, np.float32 if below.itemsize == 1 else np.float64
+    cover: Any = kind(layer.alpha)
+    if layer.blend != NONE and layer.has_alpha:
+        cover = above[..., 3:] * (cover / kind(most))
+    share = cover if layer.blend == COVERAGE else kind(layer.alpha)  # pre-multiplied pixels have their own alpha in them
+    mixed = above[..., :3] * share
+    mixed += below[..., :3] * (1 - cover)
+    below[..., :3] = np.rint(np.minimum(mixed, most))
 
 
 def placed(layer: Layer, pixels: Array) -> Array:

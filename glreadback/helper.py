@@ -1,68 +1,151 @@
 """The helper process of isolated reads: GL runs here, with as few rights as it can do with. Started by isolate.py only.
 
-    python -m glreadback.helper SOCKET DEVICE MEMORY
+    python -m glreadback.helper SOCKET LIFELINE MEMORY [DEVICE]
 
 It takes requests off a SOCK_SEQPACKET socket, descriptors beside them, reads into shared memory that the parent made and
-sealed, and answers. It dies with its parent.
+sealed, and answers. It ends with its parent, which has the other end of the pipe LIFELINE.
 """
 
 from __future__ import annotations
 
+import array
 import contextlib
 import ctypes
 import dataclasses
+import fcntl
+import glob
 import json
-import mmap
 import os
+import re
 import resource
+import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from .errors import GlReadbackError
 from .fds import OwnedFd
 from .frame import Frame
+from .kernel.landlock import restrict
+from .kernel.mapping import map_shared, unmap
 from .reader import Reader
 from .surface import Surface
 from .wire.frames import parse_header
 
-MAX_MESSAGE = 1 << 18
+MAX_MESSAGE = 1 << 17
 AGAIN, DONE = b"again", b"done"  # the same read as the last one, and that it went well
 MAX_FDS = 6  # the planes', a fence, and a surface's memory
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
+_ANCILLARY = socket.CMSG_SPACE(MAX_FDS * 4)
+# Who reads once reads again: for so long the next request is looked for without going to sleep. Waking up costs as much.
+_AWAKE = 100e-6
+
+_PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
+
+# ---- Rights
+
+# What drivers open for writing. Everything else is for reading only, where the kernel has Landlock.
+_DEVICES = ("/dev/dri", "/dev/udmabuf", "/dev/dma_heap", "/dev/kfd", "/dev/nvidia*", "/dev/mali*", "/dev/pvr*", "/dev/galcore", "/dev/null")  # fmt: skip
 
 # What a driver that was taken over must not do. Threads, files to read, memory and ioctls are GL's daily work.
 _DENIED = (
-    *("execve", "execveat", "fork", "vfork", "ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd"),
-    *("socket", "connect", "bind", "listen", "accept", "accept4", "kill", "mount", "umount2"),
+    *("execve", "execveat", "fork", "vfork", "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise"),
+    *("pidfd_getfd", "pidfd_send_signal", "kill", "tkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "kcmp"),
+    *("socket", "connect", "bind", "listen", "accept", "accept4", "io_uring_setup", "io_uring_enter", "io_uring_register"),
+    *("mount", "umount2", "open_tree", "move_mount", "fsopen", "fsmount", "mount_setattr", "pivot_root", "chroot"),
     *("unlink", "unlinkat", "rename", "renameat", "renameat2", "mkdir", "mkdirat", "rmdir", "link", "linkat"),
-    *("symlink", "symlinkat", "truncate", "chmod", "fchmod", "fchmodat", "chown", "fchown", "fchownat", "lchown"),
-    *("setuid", "setgid", "setns", "unshare", "chroot", "pivot_root", "bpf", "init_module", "finit_module", "keyctl"),
+    *("symlink", "symlinkat", "mknod", "mknodat", "creat", "truncate", "open_by_handle_at", "name_to_handle_at"),
+    *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "fchownat", "lchown", "utime", "utimes", "utimensat"),
+    *("futimesat", "setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr"),
+    *("setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setgroups", "setns", "unshare", "capset"),
+    *("bpf", "init_module", "finit_module", "delete_module", "kexec_load", "keyctl", "add_key", "request_key"),
+    *("perf_event_open", "userfaultfd", "reboot", "swapon", "swapoff", "acct", "personality", "quotactl"),
 )
+# Their arguments lie in memory, where no filter can look; the C library then uses the older call.
+_MISSING = ("clone3", "openat2")
+_EPERM, _ENOSYS = 1, 38
+_CLONE_THREAD = 0x00010000
+_TIOCSTI = 0x5412
 
 
-def drop_rights(memory: int) -> bool:
-    """Give up what reading needs not: new privileges, core dumps, memory beyond the limit, and by a seccomp filter (if
-    pyseccomp and libseccomp are there: then True) programs, sockets, other processes and changes to files."""
+def drop_rights(memory: int) -> dict[str, bool]:
+    """Give up what reading needs not: new privileges, core dumps, memory beyond the limit; changes to files, programs and
+    TCP by Landlock (where the kernel has it); programs, sockets, other processes and changes to files by a seccomp
+    filter (where pyseccomp and libseccomp are there). Says which of the two there are."""
     prctl = ctypes.CDLL(None, use_errno=True).prctl
-    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "no_new_privs")
     prctl(_PR_SET_DUMPABLE, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    # DATA is private memory; FSIZE bounds a memfd.
+    for limit in (resource.RLIMIT_DATA, resource.RLIMIT_FSIZE):
+        least = [value for value in (memory, resource.getrlimit(limit)[1]) if value >= 0]
+        resource.setrlimit(limit, (min(least), min(least)))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")  # rather this one than the parent
+    return {"landlock": restrict(path for pattern in _DEVICES for path in glob.glob(pattern)), "seccomp": _filter()}
+
+
+def _filter() -> bool:
     try:
         import pyseccomp
     except (ImportError, RuntimeError, OSError):
         return False
+    arg, masked = pyseccomp.Arg, pyseccomp.MASKED_EQ
     rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
-    for name in _DENIED:
+    with contextlib.suppress(ValueError, OSError):
+        rules.set_attr(pyseccomp.Attr.CTL_TSYNC, 1)
+
+    def deny(name: str, *arguments: Any, error: int = _EPERM) -> None:
         with contextlib.suppress(ValueError, OSError):  # a system call that this machine does not have
-            rules.add_rule(pyseccomp.ERRNO(1), name)
+            rules.add_rule(pyseccomp.ERRNO(error), name, *arguments)
+
+    for name in _DENIED:
+        deny(name)
+    for name in _MISSING:
+        deny(name, error=_ENOSYS)
+    deny("clone", arg(0, masked, _CLONE_THREAD, 0))  # a process; threads are fine
+    deny("tgkill", arg(0, pyseccomp.NE, os.getpid()))  # abort() sends itself a signal
+    deny("prlimit64", arg(0, pyseccomp.NE, 0))
+    deny("ioctl", arg(1, pyseccomp.EQ, _TIOCSTI))  # typing for the user
+    for name, flags in (("open", 1), ("openat", 2)):
+        deny(name, arg(flags, masked, os.O_CREAT, os.O_CREAT))
+        deny(name, arg(flags, masked, os.O_TRUNC, os.O_TRUNC))
+        deny(name, arg(flags, masked, os.O_ACCMODE, os.O_WRONLY))
     rules.load()
     return True
+
+
+def end_with(lifeline: int) -> None:
+    """Have the kernel kill this process, even one that hangs or is stopped, when the pipe's other end is closed.
+
+    PR_SET_PDEATHSIG would do it when the parent's thread ends that started us.
+    """
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    poller = select.poll()
+    poller.register(lifeline, 0)
+    if poller.poll(0):  # it was closed before
+        os._exit(0)
+
+
+# ---- Requests
+
+
+class _Memory:
+    """The parent's shared memory for surfaces, mapped here."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self.address, self.size = map_shared(fd, size), size
+        self.block = (ctypes.c_ubyte * size).from_address(self.address)
+
+    def close(self) -> None:
+        unmap(self.address, self.size)
 
 
 class Helper:
@@ -72,48 +155,61 @@ class Helper:
         self._sock = sock
         self._reader = Reader(device)
         self._frames: dict[int, tuple[Frame, list[OwnedFd]]] = {}
-        self._memories: dict[int, mmap.mmap] = {}
+        self._memories: dict[int, _Memory] = {}
         self._surfaces: dict[tuple[Any, ...], Surface] = {}
+        self._names: dict[int, int] = {}  # descriptors here -> what the parent calls them
         self._again: Callable[[], object] = lambda: None  # the last read, to be done once more
 
     def serve(self) -> None:
         """Answer requests until the parent hangs up."""
         while True:
-            text, fds, _, _ = socket.recv_fds(self._sock, MAX_MESSAGE, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+            text, ancillary = self._receive()
+            if text == AGAIN:
+                try:
+                    self._again()
+                except GlReadbackError as error:
+                    self._send(self._error(error))
+                else:
+                    self._sock.send(DONE)
+                continue
             if not text:
                 return
-            owned = [OwnedFd(fd) for fd in fds]
+            with contextlib.ExitStack() as owned:
+                fds = array.array("i")
+                for _, _, data in ancillary:
+                    fds.frombytes(data)
+                try:
+                    reply = self._answer(json.loads(text), [owned.enter_context(OwnedFd(fd)) for fd in fds])
+                except GlReadbackError as error:
+                    reply = self._error(error)
+            self._send(reply)
+
+    def _receive(self) -> tuple[bytes, list[Any]]:
+        until = time.perf_counter() + _AWAKE
+        while time.perf_counter() < until:
             try:
-                if text == AGAIN:
-                    self._again()
-                    self._sock.send(DONE)
-                    continue
-                reply = self._answer(json.loads(text), owned)
-            except GlReadbackError as error:
-                reply = _error(error)
-            finally:
-                for fd in owned:
-                    fd.close()
-            self._sock.send(json.dumps(reply).encode())
+                return self._sock.recvmsg(MAX_MESSAGE, _ANCILLARY, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)[:2]
+            except BlockingIOError:
+                continue
+        return self._sock.recvmsg(MAX_MESSAGE, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)[:2]
+
+    def _send(self, reply: dict[str, Any]) -> None:
+        self._sock.send(json.dumps(reply).encode())
 
     def _answer(self, request: dict[str, Any], fds: list[OwnedFd]) -> dict[str, Any]:
-        operation = request["do"]
-        if operation == "read":
-            return self._read(request, fds)
-        if operation == "planes":
-            return self._planes(request, fds)
-        if operation == "capabilities":
-            found = self._reader.capabilities()
-            return {**dataclasses.asdict(found), "extensions": sorted(found.extensions)}
-        if operation == "forget":
-            for number in request["pictures"]:
-                self._drop(number)
-            for number in request["memories"]:
-                memory = self._memories.pop(number, None)
-                self._surfaces = {key: value for key, value in self._surfaces.items() if key[0] != number}
-                del memory
-            return {}
-        raise GlReadbackError(f"the helper does not know {operation!r}")
+        for number in request.get("forget", ()):
+            self._drop(number)
+        for number in request.get("unmap", ()):
+            self._unmap(number)
+        # Memory and picture are kept before anything can go wrong, so that the parent knows what is known here.
+        memory = request.get("memory")
+        if memory is not None and memory[0] not in self._memories:
+            with fds.pop() as fd:
+                self._memories[memory[0]] = _Memory(fd.fileno(), memory[1])
+        picture = self._picture(request, fds) if "picture" in request else None
+        return {"read": self._read, "planes": self._planes, "capabilities": self._capabilities, "forget": lambda *_: {}}[
+            request["do"]
+        ](request, picture)
 
     def _drop(self, number: int) -> None:
         frame, fds = self._frames.pop(number, (None, []))
@@ -121,7 +217,15 @@ class Helper:
             with contextlib.suppress(GlReadbackError):
                 self._reader.forget(frame)
         for fd in fds:
+            self._names.pop(fd.fileno(), None)
             fd.close()
+
+    def _unmap(self, number: int) -> None:
+        self._surfaces = {key: value for key, value in self._surfaces.items() if key[0] != number}
+        self._again = lambda: None  # it may hold such a surface
+        memory = self._memories.pop(number, None)
+        if memory is not None:
+            memory.close()
 
     def _picture(self, request: dict[str, Any], fds: list[OwnedFd]) -> Frame:
         """The picture of a request, and its descriptors out of fds: kept under its number."""
@@ -129,63 +233,58 @@ class Helper:
         header = request.get("header")
         if header is None:
             return self._frames[number][0]
-        self._drop(number)
-        count = request["planes"]
-        own = fds[:count]
-        del fds[:count]
-        said = parse_header(header.encode(), count).with_fds([fd.fileno() for fd in own])
-        frame = dataclasses.replace(said, palette=request.get("palette"), device=request.get("device"))
+        own = [OwnedFd(fd.release()) for fd in fds]
+        numbers = [fd.fileno() for fd in own]
+        said = parse_header(header.encode(), len(own)).with_fds(numbers)
+        frame = dataclasses.replace(said, device=request.get("device"))
         self._frames[number] = frame, own
+        self._names.update(zip(numbers, request["called"], strict=True))
         return frame
 
-    def _memory(self, number: int, size: int, fds: list[OwnedFd]) -> mmap.mmap:
-        if number not in self._memories:
-            with fds.pop(0) as fd:
-                self._memories[number] = mmap.mmap(fd.fileno(), size)
-        return self._memories[number]
-
-    def _read(self, request: dict[str, Any], fds: list[OwnedFd]) -> dict[str, Any]:
-        picture = self._picture(request, fds)
-        out = tuple(request["out"])  # memory's number and size, width, height, fourcc, stride
-        if out not in self._surfaces:
-            memory = self._memory(out[0], out[1], fds)
-            self._surfaces[out] = Surface.wrap(memory, *out[2:])
-        surface = self._surfaces[out]
+    def _read(self, request: dict[str, Any], picture: Frame) -> dict[str, Any]:
+        place = (*request["memory"], *request["out"])  # memory's number and size, width, height, fourcc, stride
+        if place not in self._surfaces:
+            self._surfaces[place] = Surface.wrap(self._memories[place[0]].block, *place[2:])
+        surface = self._surfaces[place]
         options = {name: value for name, value in request["options"].items() if value is not None}
         self._again = partial(self._reader.read, picture, surface, **options)
         self._again()
         route = surface.route
         assert route is not None
-        return {"route": {"name": route.name, "exact": route.exact, "reason": route.reason}, "device": surface.device}
+        return {"route": route.name, "exact": route.exact, "reason": route.reason, "device": surface.device}
 
-    def _planes(self, request: dict[str, Any], fds: list[OwnedFd]) -> dict[str, Any]:
-        picture = self._picture(request, fds)
-        number, size = request["memory"]
-        memory = self._memory(number, size, fds)
-        arrays = self._reader.read_planes(picture, **request["options"])
+    def _planes(self, request: dict[str, Any], picture: Frame) -> dict[str, Any]:
+        memory = memoryview(self._memories[request["memory"][0]].block).cast("B")
         start = 0
-        for array in arrays:
-            data = array.tobytes()
-            memory[start : start + len(data)] = data
-            start += len(data)
+        for plane in self._reader.read_planes(picture, **request["options"]):
+            size = plane.nbytes
+            memory[start : start + size] = plane.reshape(-1).view("u1")
+            start += size
         return {}
 
+    def _capabilities(self, request: dict[str, Any], picture: Frame | None) -> dict[str, Any]:
+        found = self._reader.capabilities(picture)
+        formats = {str(code): {str(int(m)): external for m, external in listed.items()} for code, listed in found.formats.items()}
+        return {**dataclasses.asdict(found), "formats": formats, "extensions": sorted(found.extensions)}
 
-def _error(error: GlReadbackError) -> dict[str, Any]:
-    facts = {
-        name: value
-        for name, value in vars(error).items()
-        if isinstance(value, str | int | tuple | dict | None) and not name.startswith("_")
-    }
-    return {"error": type(error).__name__, "message": str(error), "facts": facts}
+    def _error(self, error: GlReadbackError) -> dict[str, Any]:
+        def parents(found: re.Match[str]) -> str:
+            number = int(found[2])
+            return f"{found[1]}{self._names.get(number, number)}"
+
+        # Numbers of descriptors are this process's own; the caller knows them by others.
+        message = re.sub(r"(descriptor |dma-buf )(\d+)", parents, str(error))
+        facts = {name: value for name, value in vars(error).items() if not name.startswith("_")}
+        return {"error": type(error).__name__, "message": message, **facts}
 
 
 def main(arguments: list[str]) -> None:
-    number, device, memory = int(arguments[0]), arguments[1], int(arguments[2])
-    filtered = drop_rights(memory)
+    number, lifeline, memory = map(int, arguments[:3])
+    end_with(lifeline)
+    rights = drop_rights(memory)
     with socket.socket(fileno=number) as sock:
-        sock.send(json.dumps({"ready": os.getpid(), "seccomp": filtered}).encode())
-        Helper(sock, device or None).serve()
+        sock.send(json.dumps({"ready": os.getpid(), **rights}).encode())
+        Helper(sock, arguments[3] if len(arguments) > 3 else None).serve()
     os._exit(0)  # a driver's finalizers have no say
 
 

@@ -36,7 +36,7 @@ _ONE = 1 << _FRACTION_BITS
 _DEEP, _MORE_BITS = 12, 12  # codes of more bits than _DEEP need factors of _MORE_BITS more
 
 # Pixels of a band: few enough for the caches, enough for a numpy call's own microsecond not to count. Two threads with
-# half the bands each were no faster than one, at 1080p and at 2160p.
+# half the bands each were no faster than one on two cores, at 1080p and at 2160p.
 _BAND_PIXELS = 3 << 16
 _KEPT = 2  # for how many kinds of pictures a converter keeps its memory
 

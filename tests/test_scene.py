@@ -32,8 +32,10 @@ def surface_of(pixels: np.ndarray) -> Surface:
 
 
 def composed(*pictures: tuple[Layer, np.ndarray], size: tuple[int, int] = (W, H), kind: type = np.uint8) -> np.ndarray:
+    """compose(), with surfaces as a Reader makes them: opaque where the format has no alpha."""
     canvas = np.full((size[1], size[0], 4), 77, kind)
-    compose([(layer, surface_of(pixels)) for layer, pixels in pictures], canvas)
+    opaque = np.array([0, 0, 0, np.iinfo(kind).max], kind)
+    compose([(layer, surface_of(pixels if layer.has_alpha else pixels | opaque)) for layer, pixels in pictures], canvas)
     return canvas
 
 
@@ -210,6 +212,13 @@ def test_the_kernel_s_formulas(blend: str, alpha: float) -> None:
     layers = a_layer(1), a_layer(2, fourcc=Fourcc("AR24"), blend=blend, alpha=alpha)
     got = composed((layers[0], below), (layers[1], above))
     assert np.abs(got[..., :3] - blended(above, below, blend, alpha)).max() <= 0.5 + 1e-9
+    assert (got[..., 3] == 255).all()
+
+
+def test_an_alpha_that_is_not_used_does_not_come_out() -> None:
+    above = noise(seed=1)
+    got = composed((a_layer(1), above), (a_layer(2, fourcc=Fourcc("AR24"), blend=NONE), above))
+    assert np.array_equal(got[..., :3], above[..., :3])
     assert (got[..., 3] == 255).all()
 
 

@@ -111,11 +111,12 @@ def test_a_missing_compiler_is_named(
     folder.mkdir(parents=True)
     (folder / "Makefile").write_text("include /usr/src/common/Makefile\n")
     (folder / ".kernelvariables").write_text("CC = $(CROSS_COMPILE)gcc-12\n")
+    run = {
+        "make": lambda: vm_modules._build(tmp_path, kernel, tmp_path / "modules" / "x", lambda _: None),
+        "gcc-12": lambda: vm_modules._headers(tmp_path, kernel),
+    }
     with pytest.raises(vm_kernel.VmError, match=f"{missing} is missing, .* install the package {missing}"):
-        if missing == "make":
-            vm_modules._build(tmp_path, kernel, tmp_path / "modules" / "x", lambda _: None)
-        else:
-            vm_modules._headers(tmp_path, kernel)
+        run[missing]()
 
 
 def test_the_headers_are_used_where_they_were_unpacked(kernel: vm_kernel.Kernel, tmp_path: Path) -> None:

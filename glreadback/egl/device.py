@@ -24,7 +24,6 @@ _PLATFORM_DEVICE_EXT, _PLATFORM_SURFACELESS_MESA, _DEVICE_EXT = 0x313F, 0x31DD, 
 _DRM_DEVICE_FILE = 0x3233  # EGL_EXT_device_drm
 _DRM_RENDER_NODE_FILE = 0x3377  # EGL_EXT_device_drm_render_node
 _NEEDED = ("EGL_EXT_image_dma_buf_import", "EGL_KHR_surfaceless_context", "EGL_KHR_no_config_context")
-_TRACK_REFERENCES = 0x3352  # EGL_KHR_display_reference
 # What Mesa takes where a DRM node has no GPU driver. kms_swrast draws on the CPU into that node's buffers; it reads no
 # others, a draw from one of those ends the process, and it opens the card itself: whoever does that first is DRM master.
 _NOT_HARDWARE = ("swrast", "kms_swrast")
@@ -69,8 +68,7 @@ class Display:
             raise DeviceError(f"eglInitialize failed on {device.name}: {error_name(error)}") from None
         self._ask(device)
         if not device.software and self.driver in _NOT_HARDWARE:
-            if _tracks_references():  # the display is this one's alone then
-                egl.eglTerminate(self.handle)
+            egl.eglTerminate(self.handle)  # our own one, see _display_of
             raise _NoGpu(device.name)
         if forks and self.driver != "swrast":
             raise DeviceError(f"{device.name} became {self.driver or self.vendor} in a forked process; start the process anew")
@@ -109,14 +107,8 @@ class Display:
 def _display_of(device: Device) -> Any:
     from OpenGL.EGL.EXT.platform_base import eglGetPlatformDisplayEXT
 
-    tracked = not device.software and _tracks_references()
-    attributes = [_TRACK_REFERENCES, 1, egl.EGL_NONE] if tracked else None
-    return eglGetPlatformDisplayEXT(_PLATFORM_DEVICE_EXT, device.handle, attributes)
-
-
-def _tracks_references() -> bool:
-    """Whether a display can be terminated without taking it from others in this process who use the same device."""
-    return "EGL_KHR_display_reference" in (egl.eglQueryString(None, egl.EGL_EXTENSIONS) or b"").decode().split()
+    # Mesa compares the attributes too: an empty list, which others do not write, makes the display of a node our own.
+    return eglGetPlatformDisplayEXT(_PLATFORM_DEVICE_EXT, device.handle, None if device.software else [egl.EGL_NONE])
 
 
 def _display_after(device: Device, forks: int) -> Any:

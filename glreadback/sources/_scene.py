@@ -71,9 +71,14 @@ class Layer:
     color: Color | None = None
 
     @property
+    def has_alpha(self) -> bool:
+        """Whether its pixels have an alpha of their own, used or not."""
+        return not self.fourcc.known or self.fourcc.info.has_alpha
+
+    @property
     def see_through(self) -> bool:
         """Whether what lies below takes part in what is seen."""
-        return self.alpha < 1 or (self.blend != NONE and _has_alpha(self.fourcc))
+        return self.alpha < 1 or (self.blend != NONE and self.has_alpha)
 
     @property
     def transform(self) -> str:
@@ -100,10 +105,6 @@ class Layer:
         """Whether any of it is on a screen of that size."""
         x, y, w, h = self.target
         return w > 0 and h > 0 and x < width and y < height and x + w > 0 and y + h > 0
-
-
-def _has_alpha(fourcc: Fourcc) -> bool:
-    return not fourcc.known or fourcc.info.has_alpha
 
 
 def layer(
@@ -180,7 +181,7 @@ def alone(layers: list[Layer], width: int, height: int) -> tuple[Rect, str, Four
     if only.target != (0, 0, width, height) or only.scaled or only.alpha < 1:
         return None
     code = only.fourcc
-    if _has_alpha(code):
+    if only.has_alpha:
         twin = _without_alpha(code)
         if twin is None or only.blend == COVERAGE:
             return None
