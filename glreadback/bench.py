@@ -10,6 +10,7 @@ import ctypes
 import functools
 import mmap
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -97,8 +98,12 @@ def _measure(contender: Contender, taken: Sequence[float], base: Sequence[float]
 
 
 @contextmanager
-def contenders(frame: Frame, device: str | None = None) -> Iterator[tuple[list[Contender], list[Skipped], Surface]]:
+def contenders(
+    frame: Frame, device: str | None = None, source: object = None
+) -> Iterator[tuple[list[Contender], list[Skipped], Surface]]:
     """Every way to read frame that works here, memcpy first, all into the one surface; and those that do not, with why.
+
+    A source that has ways of its own (vfio: by GL and by the region) adds them.
 
     Raises DescriptorError, ImportRejected or DeviceError where the frame cannot be read at all.
     """
@@ -116,6 +121,9 @@ def contenders(frame: Frame, device: str | None = None) -> Iterator[tuple[list[C
             HEADLESS: functools.partial(_headless, new_reader, frame, out, stack),
             FRESH: functools.partial(_fresh, new_reader, frame, out),
         }
+        own = getattr(sys.modules.get(type(source).__module__), "contenders", None)
+        if own is not None:
+            ways["source"] = lambda: [Contender(*way) for way in own(source, new_reader())]
         for name, make in ways.items():
             try:
                 found += make()

@@ -171,7 +171,9 @@ class Again:
         )
 
     def read(self, out: Surface, timeout: float) -> bool:
-        """Read into out as before; False if the buffers or the imports are not those of before."""
+        """Read into out as before; False if the buffers or the imports are not those of before, or the context is lost."""
+        if self.importer.lost:
+            return False
         for found in self.imports:
             if not found.alive:
                 return False

@@ -22,7 +22,6 @@ import select
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -41,15 +40,16 @@ MAX_MESSAGE = 1 << 17
 AGAIN, DONE = b"again", b"done"  # the same read as the last one, and that it went well
 MAX_FDS = 6  # the planes', a fence, and a surface's memory
 _ANCILLARY = socket.CMSG_SPACE(MAX_FDS * 4)
-# Who reads once reads again: for so long the next request is looked for without going to sleep. Waking up costs as much.
-_AWAKE = 100e-6
 
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
 
 # ---- Rights
 
 # What drivers open for writing. Everything else is for reading only, where the kernel has Landlock.
-_DEVICES = ("/dev/dri", "/dev/udmabuf", "/dev/dma_heap", "/dev/kfd", "/dev/nvidia*", "/dev/mali*", "/dev/pvr*", "/dev/galcore", "/dev/null")  # fmt: skip
+_DEVICES = (
+    *("/dev/dri", "/dev/udmabuf", "/dev/dma_heap", "/dev/kfd", "/dev/nvidia*", "/dev/mali*", "/dev/pvr*", "/dev/galcore"),
+    "/dev/null",
+)
 
 # What a driver that was taken over must not do. Threads, files to read, memory and ioctls are GL's daily work.
 _DENIED = (
@@ -87,7 +87,8 @@ def drop_rights(memory: int) -> dict[str, bool]:
         resource.setrlimit(limit, (min(least), min(least)))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")  # rather this one than the parent
-    return {"landlock": restrict(path for pattern in _DEVICES for path in glob.glob(pattern)), "seccomp": _filter()}
+    # In this order: libseccomp is looked for by running ldconfig.
+    return {"seccomp": _filter(), "landlock": restrict(path for pattern in _DEVICES for path in glob.glob(pattern))}
 
 
 def _filter() -> bool:
@@ -163,7 +164,7 @@ class Helper:
     def serve(self) -> None:
         """Answer requests until the parent hangs up."""
         while True:
-            text, ancillary = self._receive()
+            text, ancillary, _, _ = self._sock.recvmsg(MAX_MESSAGE, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
             if text == AGAIN:
                 try:
                     self._again()
@@ -184,15 +185,6 @@ class Helper:
                     reply = self._error(error)
             self._send(reply)
 
-    def _receive(self) -> tuple[bytes, list[Any]]:
-        until = time.perf_counter() + _AWAKE
-        while time.perf_counter() < until:
-            try:
-                return self._sock.recvmsg(MAX_MESSAGE, _ANCILLARY, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)[:2]
-            except BlockingIOError:
-                continue
-        return self._sock.recvmsg(MAX_MESSAGE, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)[:2]
-
     def _send(self, reply: dict[str, Any]) -> None:
         self._sock.send(json.dumps(reply).encode())
 
@@ -207,9 +199,7 @@ class Helper:
             with fds.pop() as fd:
                 self._memories[memory[0]] = _Memory(fd.fileno(), memory[1])
         picture = self._picture(request, fds) if "picture" in request else None
-        return {"read": self._read, "planes": self._planes, "capabilities": self._capabilities, "forget": lambda *_: {}}[
-            request["do"]
-        ](request, picture)
+        return _OPERATIONS[request["do"]](self, request, picture)
 
     def _drop(self, number: int) -> None:
         frame, fds = self._frames.pop(number, (None, []))
@@ -241,7 +231,8 @@ class Helper:
         self._names.update(zip(numbers, request["called"], strict=True))
         return frame
 
-    def _read(self, request: dict[str, Any], picture: Frame) -> dict[str, Any]:
+    def _read(self, request: dict[str, Any], picture: Frame | None) -> dict[str, Any]:
+        assert picture is not None
         place = (*request["memory"], *request["out"])  # memory's number and size, width, height, fourcc, stride
         if place not in self._surfaces:
             self._surfaces[place] = Surface.wrap(self._memories[place[0]].block, *place[2:])
@@ -253,19 +244,26 @@ class Helper:
         assert route is not None
         return {"route": route.name, "exact": route.exact, "reason": route.reason, "device": surface.device}
 
-    def _planes(self, request: dict[str, Any], picture: Frame) -> dict[str, Any]:
+    def _planes(self, request: dict[str, Any], picture: Frame | None) -> dict[str, Any]:
+        assert picture is not None
         memory = memoryview(self._memories[request["memory"][0]].block).cast("B")
         start = 0
         for plane in self._reader.read_planes(picture, **request["options"]):
             size = plane.nbytes
-            memory[start : start + size] = plane.reshape(-1).view("u1")
+            memory[start : start + size] = plane.reshape(-1).view("u1").data
             start += size
         return {}
 
     def _capabilities(self, request: dict[str, Any], picture: Frame | None) -> dict[str, Any]:
         found = self._reader.capabilities(picture)
-        formats = {str(code): {str(int(m)): external for m, external in listed.items()} for code, listed in found.formats.items()}
+        formats = {
+            str(code): {str(int(modifier)): external for modifier, external in listed.items()}
+            for code, listed in found.formats.items()
+        }
         return {**dataclasses.asdict(found), "formats": formats, "extensions": sorted(found.extensions)}
+
+    def _forget(self, request: dict[str, Any], picture: Frame | None) -> dict[str, Any]:
+        return {}  # what every request does on its way
 
     def _error(self, error: GlReadbackError) -> dict[str, Any]:
         def parents(found: re.Match[str]) -> str:
@@ -276,6 +274,14 @@ class Helper:
         message = re.sub(r"(descriptor |dma-buf )(\d+)", parents, str(error))
         facts = {name: value for name, value in vars(error).items() if not name.startswith("_")}
         return {"error": type(error).__name__, "message": message, **facts}
+
+
+_OPERATIONS: dict[str, Callable[[Helper, dict[str, Any], Frame | None], dict[str, Any]]] = {
+    "read": Helper._read,
+    "planes": Helper._planes,
+    "capabilities": Helper._capabilities,
+    "forget": Helper._forget,
+}
 
 
 def main(arguments: list[str]) -> None:

@@ -146,6 +146,11 @@ class Importer:
             return self._slots[-1]
         return None
 
+    @property
+    def lost(self) -> str:
+        """Why the context is gone for good (a GPU reset), "" while it is not."""
+        return "" if isinstance(self.context, Borrowed) else self.context.lost
+
     def touch(self, found: Import) -> None:
         """Mark an import as just used."""
         self._cache.move_to_end(found.key)
@@ -242,7 +247,7 @@ class Importer:
                 if self._drawing is not None:
                     self._drawing.delete()
         else:
-            # A borrowed context that is not current: its GL names go with it, the descriptors are ours to close.
+            # A borrowed context that is not current, or a lost one: its GL names go with it, the descriptors are ours to close.
             for entry in self._cache.values():
                 destroy_image(self.display, entry.texture.image)
             for slot in self._slots:

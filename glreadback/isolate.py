@@ -2,6 +2,7 @@
 
 Descriptors go to the helper over a socket; pixels come back in sealed shared memory that is mapped, not copied. A helper
 that dies, hangs past the time-out or takes more memory than allowed ends in ReaderCrashed, and the next read has a new one.
+What the helper answers is checked like anything else that comes from outside: a driver may have been taken over.
 """
 
 from __future__ import annotations
@@ -12,40 +13,58 @@ import fcntl
 import itertools
 import json
 import mmap
+import operator
 import os
-import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
-import tempfile
+import threading
+import warnings
 import weakref
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import errors
 from .copying import Checked, region_of
+from .damage import merged
 from .dmabuf import DmaBuf, check
-from .errors import DescriptorError, GlReadbackError, ReaderCrashed
+from .errors import (
+    DescriptorError,
+    DeviceError,
+    FenceTimeout,
+    GlReadbackError,
+    ImportRejected,
+    ReaderCrashed,
+    SourceError,
+)
 from .fourcc import Fourcc
 from .frame import Frame, as_frame
 from .helper import AGAIN, DONE, MAX_MESSAGE
+from .kernel.mapping import map_shared, unmap
 from .kernel.udmabuf import sealed_memfd
 from .pending import Pending
-from .plan import Capabilities, Route, default_fourcc
+from .plan import ROUTES, Capabilities, Route, default_fourcc
 from .reader import DEFAULT_TIMEOUT, Reader, _request, _wanted_of
 from .surface import Surface, array_shape, element, packed_row
-from .wire.frames import format_header
+from .wire.frames import format_header, parse_object
 
 if TYPE_CHECKING:
     import numpy
 
 MEMORY_LIMIT = 4 << 30  # bytes of private memory that a helper may take
 _START_LIMIT = 30.0  # seconds for Python and the driver to load
-_GRACE = 5.0  # seconds beyond the caller's time-out, which is for fences, that a read may take
+# Seconds that a read may take beyond the caller's time-out, which is for fences: these, and this long for each pixel.
+_GRACE, _GRACE_PIXEL = 5.0, 2e-7
+_LONGEST = 1e6  # seconds
+_REAP = 2.0  # seconds for a killed process to be gone
 _KEPT = 8  # pictures the helper remembers
 _FREE = 4  # shared memories kept for the next surface
+_SAID = 1 << 16  # bytes of what the helper may say on stderr
+
+
+# ---- Shared memory
 
 
 class _Memory:
@@ -55,239 +74,447 @@ class _Memory:
 
     def __init__(self, size: int) -> None:
         self.fd = sealed_memfd(size, "glreadback-surface")
-        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-        self.size = os.fstat(self.fd).st_size
-        self.map = mmap.mmap(self.fd, self.size)
-        with contextlib.suppress(OSError):
-            self.map.madvise(mmap.MADV_HUGEPAGE)  # where shmem_enabled says advise
+        try:
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+            self.size = os.fstat(self.fd).st_size
+            self.address = map_shared(self.fd, self.size)
+        except BaseException:
+            os.close(self.fd)
+            raise
         self.number = next(self.numbers)
-        self.helper = 0  # the pid of the helper that has it mapped
+        self.helper = 0  # the number of the helper that has it mapped
+        self.forked = False  # a child process may look at it too
 
     def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        unmap(self.address, self.size)
+        os.close(self.fd)
 
 
 class _Pool:
-    """Shared memories: leased to surfaces, back when nothing looks at their pixels any more."""
+    """Shared memories: leased to surfaces, back when nothing looks at their pixels any more.
+
+    They come back from finalizers, which run in any thread and at any place: all that they touch is atomic.
+    """
 
     def __init__(self) -> None:
-        self._free: list[_Memory] = []
+        self._free: deque[_Memory] = deque()
         self._leased: dict[int, _Memory] = {}  # by where they begin
-        self.dropped: list[int] = []
-        self.closed = False
+        self.dropped: deque[int] = deque()  # what the helper may unmap
+        self._closed = False
+        _pools.add(self)
 
     def lease(self, size: int) -> tuple[_Memory, Any]:
         """Memory of at least size bytes, and the object to view it through: every view of it keeps the lease."""
-        fitting = [memory for memory in self._free if size <= memory.size <= 2 * size + mmap.PAGESIZE]
-        if fitting:
-            memory = min(fitting, key=lambda found: found.size)
-            self._free.remove(memory)
-        else:
+        memory, others = None, []
+        with contextlib.suppress(IndexError):
+            while True:
+                found = self._free.popleft()
+                if memory is None and size <= found.size <= 2 * size + mmap.PAGESIZE:
+                    memory = found
+                else:
+                    others.append(found)
+        self._free.extend(others)
+        if memory is None:
             memory = _Memory(size)
-        block = (ctypes.c_ubyte * memory.size).from_buffer(memory.map)
-        address = ctypes.addressof(block)
-        self._leased[address] = memory
-        weakref.finalize(block, self._back, address)
+        block = (ctypes.c_ubyte * memory.size).from_address(memory.address)
+        self._leased[memory.address] = memory
+        weakref.finalize(block, self._back, memory).atexit = False
         return memory, block
 
     def of(self, surface: Surface) -> _Memory | None:
         """The memory a surface lies in, if it is from this pool and begins with it."""
         return None if surface.data.readonly else self._leased.get(surface.address)
 
-    def _back(self, address: int) -> None:
-        memory = self._leased.pop(address)
-        self._free.append(memory)
-        while len(self._free) > (0 if self.closed else _FREE):
-            gone = self._free.pop(0)
-            self.dropped.append(gone.number)
-            gone.close()
+    def _back(self, memory: _Memory) -> None:
+        del self._leased[memory.address]
+        if memory.forked:
+            self._drop(memory)
+        else:
+            self._free.append(memory)
+        self._trim(0 if self._closed else _FREE)
+
+    def _trim(self, most: int) -> None:
+        while len(self._free) > most:
+            with contextlib.suppress(IndexError):
+                self._drop(self._free.popleft())
+
+    def _drop(self, memory: _Memory) -> None:
+        self.dropped.append(memory.number)
+        memory.close()
+
+    def before_fork(self) -> None:
+        for memory in list(self._leased.values()):
+            memory.forked = True
 
     def close(self) -> None:
-        self.closed = True
-        while self._free:
-            self._free.pop().close()
+        self._closed = True
+        self._trim(0)
+
+
+_pools: weakref.WeakSet[_Pool] = weakref.WeakSet()
+
+
+def _before_fork() -> None:
+    # The child's surfaces are the same memory as the parent's. It must not become another picture's.
+    for pool in list(_pools):
+        pool.before_fork()
+
+
+os.register_at_fork(before=_before_fork)
+
+
+# ---- The process
 
 
 class _Process:
-    """One helper process and its socket."""
+    """One helper process, its socket and the pipe that it hangs on: when our end is closed, by whatever, it is killed."""
+
+    numbers = itertools.count(1)
 
     def __init__(self, device: str | None, memory: int) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.sock = ours
-        self._poller = select.poll()
-        self._poller.register(ours, select.POLLIN)
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
-        environment = dict(os.environ)
-        here = str(Path(__file__).parents[1])
-        environment["PYTHONPATH"] = os.pathsep.join([here, *filter(None, [environment.get("PYTHONPATH")])])
-        environment["MESA_SHADER_CACHE_DISABLE"] = "true"
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "glreadback.helper", str(theirs.fileno()), device or "", str(memory)],
-                pass_fds=[theirs.fileno()],
+        self.number = next(self.numbers)
+        self._timeout = 0.0
+        self.busy = False  # asked, and not answered
+        with contextlib.ExitStack() as undo:
+            self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.callback(self._sock.close)
+            with theirs:
+                hanging, self._lifeline = os.pipe()
+                undo.callback(os.close, self._lifeline)
+                try:
+                    # What it says is kept only so far: a driver must not fill the disk, nor wait for us to listen.
+                    self._said = sealed_memfd(_SAID, "glreadback-helper")
+                    undo.callback(os.close, self._said)
+                    fcntl.fcntl(self._said, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
+                    self._process = self._start(device, memory, theirs.fileno(), hanging)
+                finally:
+                    os.close(hanging)
+            undo.callback(self._reap)
+            self.rights = self._receive(_START_LIMIT)
+            undo.pop_all()
+
+    def _start(self, device: str | None, memory: int, sock: int, lifeline: int) -> subprocess.Popen[bytes]:
+        # The child finds modules where we do. The empty path is the current folder, where anybody's files may be.
+        path = os.pathsep.join(entry for entry in sys.path if os.path.isabs(entry))
+        arguments = [str(sock), str(lifeline), str(memory), *([device] if device else [])]
+        try:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "glreadback.helper", *arguments],
+                pass_fds=[sock, lifeline],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=self._errors,
-                env=environment,
+                stderr=self._said,
+                env={**os.environ, "PYTHONPATH": path, "MESA_SHADER_CACHE_DISABLE": "true"},
+                start_new_session=True,  # no terminal of ours to type into, and no Ctrl-C of its own
             )
-        try:
-            self.facts = self.receive(_START_LIMIT)
-        except BaseException:
-            self.close()
-            raise
+        except OSError as error:
+            raise DeviceError(f"the helper process cannot be started ({sys.executable}: {error.strerror})") from None
 
     @property
     def pid(self) -> int:
-        return self.process.pid
+        return self._process.pid
 
     def ask(self, request: dict[str, Any], fds: Sequence[int], seconds: float) -> dict[str, Any]:
-        """One request and its answer. Raises ReaderCrashed, and the helper is ended; or the error that it answered."""
-        return self._exchange(json.dumps(request, separators=(",", ":")).encode(), fds, seconds)
+        """One request and its answer. Raises the error that was answered, ReaderCrashed if none was."""
+        message = json.dumps(request, separators=(",", ":")).encode()
+        self._send(lambda: socket.send_fds(self._sock, [message], list(fds)))
+        return self._receive(seconds)
 
     def again(self, seconds: float) -> None:
         """The same read as the last one once more. Raises as ask does."""
-        self._exchange(AGAIN, (), seconds)
+        self._send(lambda: self._sock.send(AGAIN))
+        self._receive(seconds)
 
-    def _exchange(self, message: bytes, fds: Sequence[int], seconds: float) -> dict[str, Any]:
-        if len(message) > MAX_MESSAGE:
-            raise DescriptorError(f"the frame takes {len(message)} bytes to describe; at most {MAX_MESSAGE} go to the helper")
+    def _send(self, send: Callable[[], object]) -> None:
+        self.busy = True
         try:
-            if fds:
-                socket.send_fds(self.sock, [message], list(fds))
-            else:
-                self.sock.send(message)
+            send()
         except OSError:
-            raise self._crashed("died before it was asked") from None
-        reply = self.receive(seconds)
-        if "error" in reply:
-            raise _as_error(reply)
-        return reply
+            raise self.crashed("") from None
 
-    def receive(self, seconds: float) -> dict[str, Any]:
-        if not self._poller.poll(seconds * 1000):
-            raise self._crashed(f"did not answer within {seconds:.3g} s and was ended", kill=True)
+    def _receive(self, seconds: float) -> dict[str, Any]:
+        if seconds != self._timeout:
+            seconds = min(max(seconds, 0.001), _LONGEST)
+            whole = int(seconds)
+            timeval = struct.pack("@ll", whole, int((seconds - whole) * 1e6))
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+            self._timeout = seconds
         try:
-            text = self.sock.recv(MAX_MESSAGE)
+            text = self._sock.recv(MAX_MESSAGE)
+        except BlockingIOError:
+            raise self.crashed(f"did not answer within {seconds:.3g} s and was ended") from None
         except OSError:
             text = b""
         if not text:
-            raise self._crashed("")
+            raise self.crashed("")
+        self.busy = False
         if text == DONE:
             return {}
         try:
-            reply = json.loads(text)
-            if not isinstance(reply, dict):
-                raise TypeError
-        except (ValueError, TypeError):
-            raise self._crashed("answered nonsense and was ended", kill=True) from None
+            reply = parse_object(text)
+            error = _as_error(reply) if "error" in reply else None
+        except (SourceError, *_NONSENSE):
+            raise self.nonsense() from None
+        if error is not None:
+            raise error
         return reply
 
-    def _crashed(self, what: str, kill: bool = False) -> ReaderCrashed:
-        if kill:
-            self.process.kill()
-        try:
-            status = self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            status = self.process.wait()
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+    def nonsense(self) -> ReaderCrashed:
+        """The error for an answer that no helper of ours gives."""
+        return self.crashed("answered nonsense and was ended")
+
+    def crashed(self, what: str) -> ReaderCrashed:
+        """What became of the helper: what is known of it or, where that is empty, how it ended."""
+        status = None
         if not what:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = self._process.wait(_REAP)
+        last = self._last_words()
+        if status is None:
+            what = what or "closed its socket and was ended"
+        else:
             what = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
-            if any("MemoryError" in line or "Cannot allocate memory" in line or "bad_alloc" in line for line in lines):
-                what += " at its memory limit"
-        last = f": {lines[-1][:200]}" if lines else ""
-        return ReaderCrashed(f"the helper process that runs GL {what}{last}. The next read starts a new one")
+        if any(words in last for words in _MEMORY_WORDS):
+            what += " at its memory limit"
+        return ReaderCrashed(f"the helper process that runs GL {what}{last and ': '}{last}. The next read starts a new one")
+
+    def _last_words(self) -> str:
+        lines = os.pread(self._said, _SAID, 0).rstrip(b"\0").decode(errors="replace").split("\n")
+        return _line(next((line for line in reversed(lines) if line.strip()), ""), 200)
 
     def close(self) -> None:
-        self.sock.close()
-        self.process.kill()
-        self.process.wait()
-        self._errors.close()
+        """End it, whatever it is doing."""
+        self._sock.close()
+        os.close(self._lifeline)
+        os.close(self._said)
+        self._reap()
+
+    def _reap(self) -> None:
+        self._process.kill()
+        try:
+            self._process.wait(_REAP)
+        except subprocess.TimeoutExpired:
+            # It is deep within a driver of the kernel's, from where no signal gets it. It goes when it comes out.
+            threading.Thread(target=self._process.wait, daemon=True).start()
+
+    def abandon(self) -> None:
+        """In a forked child: it is the parent's, and must not be kept alive from here."""
+        self._sock.close()
+        os.close(self._lifeline)
+        os.close(self._said)
+        self._process.returncode = 0  # nothing to wait for
+
+
+_MEMORY_WORDS = ("MemoryError", "Cannot allocate memory", "bad_alloc", "out of memory", "File too large")
+
+# ---- What a helper may answer
+
+_NONSENSE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+
+
+def _line(text: object, most: int = 2000) -> str:
+    """text on one line without anything that a terminal takes for a command. Raises TypeError for what is no text."""
+    if not isinstance(text, str):
+        raise TypeError
+    text = " ".join(text[:most].split())
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def _number(value: object, bits: int = 64) -> int:
+    if type(value) is not int or value < 0 or value.bit_length() > bits:
+        raise ValueError
+    return value
+
+
+def _rejected(reply: dict[str, Any], message: str) -> ImportRejected:
+    modifier = reply["modifier"]
+    return ImportRejected(
+        message,
+        egl_code=_line(reply["egl_code"], 40),
+        fourcc=_line(reply["fourcc"], 40),
+        modifier=None if modifier is None else _number(modifier),
+        planes=_number(reply["planes"], 8),
+        accepted=[_number(found) for found in reply["accepted"]],
+    )
+
+
+def _no_device(reply: dict[str, Any], message: str) -> DeviceError:
+    return DeviceError(message, {_line(name, 200): _line(why) for name, why in reply["tried"].items()})
+
+
+_ERRORS: dict[str, Callable[[dict[str, Any], str], GlReadbackError]] = {
+    "DescriptorError": lambda _, message: DescriptorError(message),
+    "ImportRejected": _rejected,
+    "DeviceError": _no_device,
+    "FenceTimeout": lambda _, message: FenceTimeout(message),
+}
 
 
 def _as_error(reply: dict[str, Any]) -> GlReadbackError:
-    kind = getattr(errors, str(reply["error"]), GlReadbackError)
-    error: GlReadbackError = GlReadbackError.__new__(kind)
-    error.args = (str(reply.get("message", "")),)
-    facts = reply.get("facts")
-    for name, value in facts.items() if isinstance(facts, dict) else ():
-        setattr(error, str(name), value)
-    return error
+    return _ERRORS[reply["error"]](reply, _line(reply["message"]))
+
+
+def _as_route(reply: dict[str, Any], wanted: Fourcc) -> tuple[Route, str | None]:
+    """The route of a read and the device that did it."""
+    name, exact, device = reply["route"], reply["exact"], reply["device"]
+    if name not in ROUTES or not isinstance(exact, bool):
+        raise ValueError
+    reason = f"{_line(reply['reason'])}; in a helper process"
+    return Route(name, wanted, exact, reason), None if device is None else _line(device, 200)
+
+
+def _as_capabilities(reply: dict[str, Any]) -> Capabilities:
+    words = {name: _line(reply[name], 200) for name in ("device", "driver", "renderer", "version")}
+    if not isinstance(reply["software"], bool) or not isinstance(reply["desktop"], bool):
+        raise TypeError
+    formats = {
+        Fourcc(_line(code, 40)): {_number(int(modifier[:20])): bool(external) for modifier, external in listed.items()}
+        for code, listed in reply["formats"].items()
+    }
+    return Capabilities(
+        **words,
+        software=reply["software"],
+        desktop=reply["desktop"],
+        max_extent=_number(reply["max_extent"], 31),
+        formats=formats,
+        extensions=frozenset(_line(name, 200) for name in reply["extensions"]),
+    )
+
+
+# ---- The reader
 
 
 class IsolatedReader(Reader):
     """A Reader whose GL runs in a helper process. Made by `Reader(isolate=True)`.
 
-    Surfaces that it makes lie in shared memory; read into one of them again (out=) and nothing is copied.
+    Surfaces that it makes lie in shared memory, one descriptor each, which the helper can write to as long as it lives;
+    after a fork, parent and child share them. Read into one of them again (out=) and nothing is copied.
     """
 
     def __init__(self, device: str | None = None, isolate: bool = True, memory_limit: int = MEMORY_LIMIT) -> None:
         super().__init__(device)
+        if memory_limit < 1:
+            raise ValueError(f"memory_limit is {memory_limit}; it must be a number of bytes, at least 1")
         self._memory_limit = memory_limit
         self._process: _Process | None = None
         self._pool = _Pool()
-        self._pictures: dict[int, tuple[Any, int, tuple[tuple[int, int], ...]]] = {}
+        self._pictures: dict[int, tuple[object, int, tuple[tuple[int, int], ...]]] = {}
+        self._gone: list[int] = []  # pictures that the helper may forget
         self._numbers = itertools.count(1)
-        # The last plain read: picture, surface, its descriptors with what is behind them, time-out.
-        self._last: tuple[object, Surface, tuple[tuple[int, tuple[int, int]], ...], float] | None = None
+        # The last plain read: picture, surface, its descriptors with what is behind them.
+        self._last: tuple[object, Surface, tuple[tuple[int, tuple[int, int]], ...]] | None = None
+
+    @classmethod
+    def current(cls) -> Any:
+        raise DeviceError("a borrowed context is this process's own; an isolated Reader cannot use it")
 
     # The helper
-
-    def _ask(self, request: dict[str, Any], fds: Sequence[int], seconds: float) -> dict[str, Any]:
-        assert self._process is not None
-        self._last = None  # whatever it was, the helper's last request is another now
-        try:
-            return self._process.ask(request, fds, seconds)
-        except ReaderCrashed:
-            self._end()
-            raise
 
     def _helper(self) -> _Process:
         if self._closed:
             raise ValueError("the Reader is closed")
+        if self._process is not None and self._process.busy:
+            self._end()  # a read was broken off (Ctrl-C): its answer must not be taken for the next one's
         if self._process is None:
             self._process = _Process(self._device, self._memory_limit)
-        if self._pool.dropped:
-            gone, self._pool.dropped = self._pool.dropped, []
-            self._ask({"do": "forget", "pictures": [], "memories": gone}, (), _GRACE)
         return self._process
+
+    def _ask(self, request: dict[str, Any], fds: Sequence[int], seconds: float) -> dict[str, Any]:
+        process = self._helper()
+        self._last = None  # whatever it was, the helper's last request is another now
+        if self._gone:
+            request["forget"], self._gone = self._gone, []
+        dropped = self._pool.dropped
+        if dropped:
+            request["unmap"] = [dropped.popleft() for _ in range(len(dropped))]
+        with self._ended_with_trouble():
+            return process.ask(request, fds, seconds)
+
+    @contextlib.contextmanager
+    def _ended_with_trouble(self) -> Any:
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, ReaderCrashed) or not isinstance(error, GlReadbackError):
+                self._end()
+            raise
+
+    def _understood(self, make: Callable[[], Any]) -> Any:
+        """What a reply means. Raises ReaderCrashed, and the helper is ended, where it makes no sense."""
+        assert self._process is not None
+        with self._ended_with_trouble():
+            try:
+                return make()
+            except (GlReadbackError, *_NONSENSE):
+                raise self._process.nonsense() from None
 
     def _end(self) -> None:
         process, self._process = self._process, None
         self._last = None
         self._pictures.clear()
+        self._gone.clear()
+        self._pool.dropped.clear()
         if process is not None:
             process.close()
 
     def _after_fork(self) -> None:
         super()._after_fork()
-        if self._process is not None:
-            self._process.sock.close()  # the helper is the parent's; its socket must not be held open here
-        self._process = None
-        self._pictures.clear()
+        process, self._process = self._process, None
+        if process is not None:
+            process.abandon()
+        self._end()
+        self._pool.close()
         self._pool = _Pool()
 
     def _introduce(self, picture: DmaBuf | Frame, checked: Checked) -> tuple[dict[str, Any], list[int]]:
         """What tells the helper of a picture: its number if it knows it, else all of it, and the descriptors."""
-        frame = checked.frame
-        kept = self._pictures.get(id(picture))
+        process, frame = self._helper(), checked.frame
+        assert process is self._process
+        kept = self._pictures.pop(id(picture), None)
         keys = tuple(backing.key for backing in checked.backings)
         # A fence is good for one read only, so such a frame is told each time.
         if kept is not None and kept[0] is picture and kept[2] == keys and frame.acquire_fence is None:
+            self._pictures[id(picture)] = kept
             return {"picture": kept[1]}, []
         number = next(self._numbers)
-        line, fds = format_header(number, frame)
-        self._pictures[id(picture)] = picture, number, keys
-        gone = []
+        if kept is not None:
+            self._gone.append(kept[1])
+        if frame.acquire_fence is None:
+            self._pictures[id(picture)] = picture, number, keys
         while len(self._pictures) > _KEPT:
-            gone.append(self._pictures.pop(next(iter(self._pictures)))[1])
-        if gone:
-            self._ask({"do": "forget", "pictures": gone, "memories": []}, (), _GRACE)
-        told = {"picture": number, "header": line.decode().rstrip("\n"), "planes": len(fds), "palette": frame.palette}
-        return {**told, "device": frame.device}, fds
+            self._gone.append(self._pictures.pop(next(iter(self._pictures)))[1])
+        said = Frame(
+            frame.buffer,
+            visible=frame.visible,
+            y_invert=frame.y_invert,
+            transform=frame.transform,
+            acquire_fence=frame.acquire_fence,
+            color=frame.color,
+            palette=frame.palette,
+        )
+        line, fds = format_header(number, said)
+        told = {"picture": number, "header": line.decode().rstrip("\n"), "device": frame.device, "called": fds}
+        return told, fds
+
+    def _ask_about(
+        self, picture: DmaBuf | Frame, checked: Checked, memory: _Memory | None, request: dict[str, Any], seconds: float
+    ) -> dict[str, Any]:
+        """Ask something about a picture, to be answered in memory."""
+        told, fds = self._introduce(picture, checked)
+        request.update(told)
+        process = self._process
+        assert process is not None
+        if memory is not None:
+            request["memory"] = [memory.number, memory.size]
+            if memory.helper != process.number:
+                fds = [*fds, memory.fd]
+                memory.helper = process.number  # the helper maps it before anything else; if it dies, that number does too
+        buf = checked.buf
+        try:
+            return self._ask(request, fds, seconds + _GRACE + buf.width * buf.height * _GRACE_PIXEL)
+        finally:
+            if checked.frame.acquire_fence is not None and self._process is not None:
+                self._gone.append(told["picture"])
 
     # Public
 
@@ -306,72 +533,83 @@ class IsolatedReader(Reader):
     ) -> Surface:
         """As `Reader.read`, in the helper. Raises ReaderCrashed if that dies, hangs or takes too much memory."""
         plain = all(option is None for option in (rect, scale, damage, route)) and not tone_map
-        if plain and out is not None and self._same(picture, out, timeout):
-            return out
-        frame = as_frame(picture)
         if damage is not None and (out is None or rect is not None or scale is not None):
             raise DescriptorError("damage updates a surface that holds the whole picture: give out=, no rect= and no scale=")
         with self._lock:
+            if out is not None:
+                if plain and self._same(picture, out, fourcc, timeout):
+                    return out
+                fourcc = _wanted_of(out, fourcc)
+            frame = as_frame(picture)
             try:
-                checked = Checked(frame, check(frame.buffer), region_of(frame, rect), "")
-                if out is not None:
-                    fourcc = _wanted_of(out, fourcc)
-                request = _request(frame, checked, out, fourcc, route, damage, scale, tone_map)
-                wanted = request.fourcc or default_fourcc(frame.buffer.fourcc.info)
-                if out is not None and (out.width, out.height) != request.size:
-                    have, want = (out.width, out.height), request.size
-                    raise DescriptorError("the surface given is {}x{}, the picture to read {}x{}".format(*have, *want))
-                process = self._helper()
-                surface, memory = self._shared(out, request.size, wanted)
-                place = [memory.number, memory.size, surface.width, surface.height, str(wanted), surface.stride]
-                told, fds = self._introduce(picture, checked)
-                if memory.helper != process.pid:
-                    fds = [*fds, memory.fd]
-                    memory.helper = process.pid
-                options = {
-                    "rect": None if rect is None else list(rect),
-                    "scale": scale,
-                    "tone_map": tone_map or None,
-                    "damage": None if damage is None else [list(part) for part in damage],
-                    "route": route,
-                    "timeout": timeout,
-                }
-                if out is not None and surface is not out and damage is not None:
-                    surface.data[:] = out.data  # the rest of the picture stays
-                reply = self._ask({"do": "read", **told, "out": place, "options": options}, fds, timeout + _GRACE)
+                return self._read(picture, frame, out, fourcc, rect, scale, tone_map, damage, route, timeout, plain)
             finally:
                 self._release(frame)
-            if out is not None and surface is not out:
-                for source, target in zip(surface.rows(), out.rows(), strict=True):
-                    target[:] = source
-                surface = out
-            if plain and surface is out and frame.acquire_fence is None and frame.release is None:
-                fds_and_keys = {p.fd: b.key for p, b in zip(frame.buffer.planes, checked.backings, strict=True)}
-                self._last = picture, surface, tuple(fds_and_keys.items()), timeout
-            said = reply["route"]
-            surface.route = Route(str(said["name"]), wanted, bool(said["exact"]), f"{said['reason']}; in a helper process")
-            surface.device = reply["device"]
-            surface.color = None if tone_map else frame.color
-            return surface
 
-    def _same(self, picture: object, out: Surface, timeout: float) -> bool:
+    def _read(
+        self,
+        picture: DmaBuf | Frame,
+        frame: Frame,
+        out: Surface | None,
+        fourcc: Fourcc | str | int | None,
+        rect: Iterable[int] | None,
+        scale: tuple[int, int] | None,
+        tone_map: bool,
+        damage: Iterable[Iterable[int]] | None,
+        route: str | None,
+        timeout: float,
+        plain: bool,
+    ) -> Surface:
+        rect = tuple(rect) if isinstance(rect, Iterable) else rect
+        if self._closed:
+            raise ValueError("the Reader is closed")
+        checked = Checked(frame, check(frame.buffer), region_of(frame, rect), "")
+        request = _request(frame, checked, out, fourcc, route, damage, scale, tone_map)
+        wanted = request.fourcc or default_fourcc(frame.buffer.fourcc.info)
+        width, height = request.size
+        if out is not None and (out.width, out.height) != (width, height):
+            raise DescriptorError(f"the surface given is {out.width}x{out.height}, the picture to read {width}x{height}")
+        surface, memory = self._shared(out, (width, height), wanted)
+        options = {
+            "rect": None if rect is None else list(map(operator.index, rect)),
+            "scale": None if scale is None else [width, height],
+            "tone_map": tone_map or None,
+            "damage": None if damage is None else merged(damage, width, height),
+            "route": route,
+            "timeout": float(timeout),
+        }
+        if surface is not out and out is not None and damage is not None:
+            surface.data[:] = out.data  # the rest of the picture stays
+        place = [surface.width, surface.height, str(wanted), surface.stride]
+        seconds = timeout + width * height * _GRACE_PIXEL
+        reply = self._ask_about(picture, checked, memory, {"do": "read", "out": place, "options": options}, seconds)
+        said, device = self._understood(lambda: _as_route(reply, wanted))
+        if out is not None and surface is not out:
+            for source, target in zip(surface.rows(), out.rows(), strict=True):
+                target[:] = source
+            surface = out
+        elif plain and out is not None and frame.acquire_fence is None and frame.release is None:
+            seen = {plane.fd: backing.key for plane, backing in zip(frame.buffer.planes, checked.backings, strict=True)}
+            self._last = picture, surface, tuple(seen.items())
+        surface.route, surface.device, surface.color = said, device, None if request.tone else frame.color
+        return surface
+
+    def _same(self, picture: object, out: Surface, fourcc: Fourcc | str | int | None, timeout: float) -> bool:
         """Whether this was the last read too, of the same buffers: then it has been done once more."""
-        last = self._last
-        if last is None or last[0] is not picture or last[1] is not out or last[3] != timeout or self._process is None:
+        last, process = self._last, self._process
+        if last is None or last[0] is not picture or last[1] is not out or process is None or process.busy:
             return False
-        with self._lock:
-            for fd, key in last[2]:
-                try:
-                    status = os.fstat(fd)
-                except OSError:
+        if out.closed or (fourcc is not None and Fourcc(fourcc) != out.fourcc) or timeout != DEFAULT_TIMEOUT:
+            return False
+        try:
+            for fd, (device, inode) in last[2]:
+                status = os.fstat(fd)
+                if status.st_ino != inode or status.st_dev != device:
                     return False
-                if (status.st_dev, status.st_ino) != key:
-                    return False
-            try:
-                self._process.again(timeout + _GRACE)
-            except ReaderCrashed:
-                self._end()
-                raise
+        except OSError:
+            return False
+        with self._ended_with_trouble():
+            process.again(timeout + _GRACE + out.width * out.height * _GRACE_PIXEL)
         return True
 
     def _shared(self, out: Surface | None, size: tuple[int, int], wanted: Fourcc) -> tuple[Surface, _Memory]:
@@ -396,22 +634,18 @@ class IsolatedReader(Reader):
 
         frame = as_frame(picture)
         buf = frame.buffer
-        info = buf.fourcc.info
-        if not buf.linear:
+        if not buf.linear or route not in (None, "alias", "map"):
             return super().read_planes(picture, route=route, timeout=timeout)  # says what is wrong
+        info = buf.fourcc.info
         with self._lock:
             try:
+                if self._closed:
+                    raise ValueError("the Reader is closed")
                 checked = Checked(frame, check(buf), frame.area, "")
-                process = self._helper()
                 sizes = [layout.rows(buf.height) * layout.row_bytes(buf.width) for layout in info.planes]
                 memory, block = self._pool.lease(sum(sizes))
-                told, fds = self._introduce(picture, checked)
-                if memory.helper != process.pid:
-                    fds = [*fds, memory.fd]
-                    memory.helper = process.pid
-                options = {"route": route, "timeout": timeout}
-                place = [memory.number, memory.size]
-                self._ask({"do": "planes", **told, "memory": place, "options": options}, fds, timeout + _GRACE)
+                options = {"route": route, "timeout": float(timeout)}
+                self._ask_about(picture, checked, memory, {"do": "planes", "options": options}, timeout)
             finally:
                 self._release(frame)
         arrays, start = [], 0
@@ -427,22 +661,25 @@ class IsolatedReader(Reader):
         return Pending(self.read(picture, out, **options))
 
     def capabilities(self, picture: DmaBuf | Frame | None = None) -> Capabilities:
-        """The capabilities of the helper's device. Raises DeviceError, ReaderCrashed."""
+        """As `Reader.capabilities`, of the helper's device. Raises ReaderCrashed too."""
         with self._lock:
-            self._helper()
-            found = self._ask({"do": "capabilities"}, (), _START_LIMIT)
-        formats = {Fourcc(name): {int(m): bool(e) for m, e in listed.items()} for name, listed in found["formats"].items()}
-        return Capabilities(**{**found, "formats": formats, "extensions": frozenset(found["extensions"])})
+            if picture is None:
+                reply = self._ask({"do": "capabilities"}, (), _START_LIMIT)
+            else:
+                frame = as_frame(picture)
+                checked = Checked(frame, check(frame.buffer), frame.area, "")
+                reply = self._ask_about(picture, checked, None, {"do": "capabilities"}, _START_LIMIT)
+            found: Capabilities = self._understood(lambda: _as_capabilities(reply))
+            return found
 
     def forget(self, picture: DmaBuf | Frame) -> None:
         """Let go of what the helper keeps of a picture's buffers."""
-        frame = as_frame(picture)
-        keys = {backing.key for backing in check(frame.buffer)}
+        keys = {backing.key for backing in check(as_frame(picture).buffer)}
         with self._lock:
-            gone = [key for key, (_, _, inodes) in self._pictures.items() if keys & set(inodes)]
-            numbers = [self._pictures.pop(key)[1] for key in gone]
-            if numbers and self._process is not None:
-                self._ask({"do": "forget", "pictures": numbers, "memories": []}, (), _GRACE)
+            known = [key for key, (_, _, inodes) in self._pictures.items() if keys & set(inodes)]
+            self._gone += [self._pictures.pop(key)[1] for key in known]
+            if self._gone and self._process is not None:
+                self._ask({"do": "forget"}, (), _GRACE)
 
     def close(self) -> None:
         """End the helper. Surfaces stay good."""
@@ -450,3 +687,8 @@ class IsolatedReader(Reader):
             super().close()
             self._end()
             self._pool.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_process", None) is not None:
+            warnings.warn("unclosed glreadback.Reader", ResourceWarning, source=self, stacklevel=2)
+            self._end()

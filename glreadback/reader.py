@@ -120,6 +120,16 @@ class Reader:
         self._closed = False
         _readers.add(self)
 
+    @staticmethod
+    def _give_up(importer: Importer, error: DeviceError) -> None:
+        """A device whose context is lost: what was under way fails with error; its descriptors are closed."""
+        while importer.flying:
+            pending = importer.flying.popleft()
+            pending.give_up(error)
+            if pending.finish is not None:
+                pending.finish()
+        importer.close()
+
     def _after_fork(self) -> None:
         """In a child process: the contexts are the parent's, and so is whoever held the lock. Begin anew, GL left alone."""
         self._lock = threading.RLock()
@@ -449,6 +459,9 @@ class Reader:
 
         for name in [self._device] if self._device else candidates(own, dmabuf):
             found = self._importers.get(name)
+            if found is not None and not isinstance(found, DeviceError) and found.lost:
+                self._give_up(found, DeviceError(f"the GPU was reset before the read was over ({found.lost})"))
+                found = None
             if found is None:
                 try:
                     found = Importer(name)

@@ -104,7 +104,10 @@ def _exporting(base: Any, kind: str, shape: tuple[int, ...]) -> type[Any] | None
 
 def allocate_memory(size: int) -> mmap.mmap:
     """size bytes of anonymous memory, in huge pages where the kernel has them: fewest faults for a large copy."""
-    memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError):
+        raise DescriptorError(f"no memory for a picture of {size} bytes can be had; read a part of it with rect=") from None
     if size >= 1 << 21:
         try:
             memory.madvise(mmap.MADV_HUGEPAGE)

@@ -41,6 +41,8 @@ def wait(fds: Iterable[int], fence: int | None, timeout: float) -> None:
             os.fstat(fence)
         except OSError as error:
             raise DescriptorError(f"the acquire fence, descriptor {fence}, is not open ({error.strerror})") from None
+        if os.readlink(f"/proc/self/fd/{fence}") != "anon_inode:sync_file":
+            raise DescriptorError(f"the acquire fence, descriptor {fence}, is no sync file (sync_file.rst)")
         _wait_fence(fence, deadline, timeout, f"the acquire fence (descriptor {fence})")
     for fd in fds:
         # POLLIN on a dma-buf: its writers' fences have signalled. Nothing to wait for is the common case.

@@ -144,7 +144,7 @@ def test_without_any_device_linear_buffers_are_mapped(
         with pytest.raises(DeviceError, match="there is no software device"):
             reader.read_planes(nv12.buf, route="alias")
         with pytest.raises(GlReadbackError, match="no GL works"):
-            reader.read(nv12.buf)
+            reader.read(nv12.buf, fourcc="AB4H")
         with pytest.raises(GlReadbackError, match="no GL works"):
             reader.read(made.buf, route="draw")
 

@@ -118,7 +118,8 @@ def test_the_table(fourcc: str, modifier: int, wanted: str | None, caps: Capabil
         ("XR24", X_TILED, None, SILENT),
         ("XR24", X_TILED, None, None),
         ("XR24", INVALID, None, None),
-        ("NV12", LINEAR, None, None),
+        ("NV12", INVALID, None, None),
+        ("NV12", LINEAR, "AB4H", None),
         ("NV12", Modifier("I915_Y_TILED"), None, NVIDIA),
         ("RG24", INVALID, None, MESA),  # not listed at all
         ("P010", LINEAR, "AB48", NO_NORM16),

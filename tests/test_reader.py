@@ -31,7 +31,7 @@ from pictures import (
 import glreadback
 from glreadback import DescriptorError, DmaBuf, Fourcc, Frame, ImportRejected, Modifier, Plane, Reader, Rect, Surface
 from glreadback.importer import CACHE_SIZE
-from glreadback.plan import NATIVE
+from glreadback.plan import ALIASES, NATIVE
 from glreadback.surface import array_shape, element
 
 SIZES = ((1, 1), (7, 5), (637, 361), (1920, 1080))
@@ -635,6 +635,27 @@ def test_a_surface_whose_stride_is_more_than_two_gigabytes(reader: Reader, pictu
         assert np.array_equal(pixels(out), made.rows())
         del out
         gc.collect()
+
+
+@pytest.mark.parametrize("can_reverse", [True, False])
+@pytest.mark.parametrize("reverse", [True, False])
+@pytest.mark.parametrize("stride", [16384 * 8, 16384 * 8 + 8, 2**30, 2**31, 2**31 + 8, 16384 * 8 + 1])
+def test_no_read_is_of_two_gigabytes(stride: int, reverse: bool, can_reverse: bool) -> None:
+    """Every row comes once and to its place, in bands that a driver's int can hold."""
+    from glreadback.gl.pixels import copies
+
+    access = ALIASES[8][1]
+    found = copies(1, Rect(3, 5, 16384, 16384), access, 77, stride, reverse, can_reverse)
+    rows: dict[int, int] = {}
+    for copy in found:
+        assert copy.height * stride < 2**31 or copy.height == 1
+        assert (copy.x, copy.width, copy.format, copy.type) == (3, 16384, access.format, access.type)
+        assert copy.row_length * access.bytes == stride if copy.height > 1 else copy.row_length == 0
+        for row in range(copy.height):
+            at, odd = divmod(copy.offset + row * stride - 77, stride)
+            assert not odd
+            rows[at] = copy.y + (copy.height - 1 - row if copy.reverse else row)
+    assert rows == {y: 5 + (16383 - y if reverse else y) for y in range(16384)}
 
 
 @pytest.mark.slow

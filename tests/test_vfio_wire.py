@@ -284,7 +284,7 @@ def test_what_is_said_of_it(chain: Device) -> None:
             "given as": "dma-buf",
             "planes": [
                 {"type": "primary", "given as": "dma-buf", "fourcc": "XR24", "size": "16x16", "stride": 64}
-                | {"id": 0, "position": [0, 0], "hot spot": [3, 4]}
+                | {"id": 0, "position": "0,0", "hot spot": "3,4"}
             ],
         }
 

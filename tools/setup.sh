@@ -5,8 +5,8 @@ set -eu
 
 mesa_wanted=25.0.3
 runtime="libegl1 libgles2 libegl-mesa0 libgl1-mesa-dri"
-# The kernel lane (tools/vm.py) boots a Debian kernel under QEMU.
-lane="qemu-system-x86 busybox-static kmod"
+# The kernel lane (tools/vm.py) boots a Debian kernel under QEMU, with two sample drivers built for it.
+lane="qemu-system-x86 busybox-static kmod gcc binutils xz-utils"
 
 case "${1:-}" in
     runtime) packages="$runtime" ;;
@@ -27,7 +27,7 @@ if ! command -v apt-get >/dev/null 2>&1 || ! command -v dpkg-query >/dev/null 2>
         "$python" -c "import ctypes; ctypes.CDLL('$library')" 2>/dev/null || missing="$missing $library"
     done
     if [ "$1" = test ]; then
-        for program in qemu-system-x86_64 busybox modprobe; do
+        for program in qemu-system-x86_64 busybox modprobe gcc ld xz; do
             command -v "$program" >/dev/null 2>&1 || missing="$missing $program"
         done
     fi

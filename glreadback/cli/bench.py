@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         frame = next(source.frames(args.timeout))
         progress.show("bench: first reads …")
         capabilities = _capabilities(frame, args.device)
-        with bench.contenders(frame, args.device) as (contenders, skipped, out):
+        with bench.contenders(frame, args.device, source) as (contenders, skipped, out):
 
             def tick(share: float) -> None:
                 progress.show(f"bench: {bar(share, 30):<30} {share:4.0%}")

@@ -10,9 +10,15 @@ from typing import Any
 
 from ..errors import DeviceError
 from .device import Display
-from .gaps import NO_CONFIG, egl, error_name, function, handle_value
+from .gaps import NO_CONFIG, egl, error_name, function, handle_value, optional
 
 _ROBUST = (0x30BF, 1, 0x3138, 0x31BF)  # EGL_CONTEXT_OPENGL_ROBUST_ACCESS_EXT, RESET_NOTIFICATION_STRATEGY_EXT, LOSE
+_CONTEXT_LOST = 0x300E  # EGL_CONTEXT_LOST: power management took it
+_RESETS = {
+    0x8253: "this read made it hang",  # GL_GUILTY_CONTEXT_RESET
+    0x8254: "another program made it hang",  # GL_INNOCENT_CONTEXT_RESET
+    0x8255: "nobody knows why",  # GL_UNKNOWN_CONTEXT_RESET
+}
 
 
 _pointer, _uint = ctypes.c_void_p, ctypes.c_uint
@@ -21,6 +27,8 @@ _make_current = function("eglMakeCurrent", _uint, _pointer, _pointer, _pointer, 
 _current_context = function("eglGetCurrentContext", _pointer)
 _current_display = function("eglGetCurrentDisplay", _pointer)
 _current_surface = function("eglGetCurrentSurface", _pointer, ctypes.c_int)
+# EXT_robustness's, which EGL_EXT_create_context_robustness asks for; asked whenever a robust context is left.
+_reset_status = optional("glGetGraphicsResetStatusEXT", _uint) or (lambda: 0)
 
 
 class Borrowed:
@@ -59,7 +67,10 @@ class Borrowed:
 
 
 class Context:
-    """Owns one EGL context. `with context:` makes it current and restores whatever was current before."""
+    """Owns one EGL context. `with context:` makes it current and restores whatever was current before.
+
+    A context that was lost in a GPU reset says so when it is left: with a DeviceError, and in `lost` for good.
+    """
 
     def __init__(self, display: Display) -> None:
         self.display = display
@@ -76,8 +87,12 @@ class Context:
         self._pointer = handle_value(self._handle)
         self._display = handle_value(display.handle)
         self._before: list[tuple[int | None, ...]] = []
+        self._robust = robust
+        self.lost = ""  # why, once it is
 
     def __enter__(self) -> Context:
+        if self.lost:
+            raise self._is_lost(self.lost)
         context = _current_context()
         if context is None:
             # Releasing needs a display; ours does.
@@ -86,20 +101,32 @@ class Context:
             draw, read = _current_surface(egl.EGL_DRAW), _current_surface(egl.EGL_READ)
             before = (_current_display(), draw, read, context)
         if not _make_current(self._display, None, None, self._pointer):
+            code = egl.eglGetError()
+            if code == _CONTEXT_LOST:
+                raise self._is_lost("it was put to sleep")
             raise DeviceError(
-                f"the context of {self.display.device.name} cannot be made current (0x{egl.eglGetError():04X}); "
+                f"the context of {self.display.device.name} cannot be made current (0x{code:04X}); "
                 "is another thread using this Reader?"
             )
         self._before.append(before)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        status = _reset_status() if self._robust else 0
         _make_current(*self._before.pop())
+        if status:
+            self.lost = _RESETS.get(status, hex(status))
+            if kind is None or issubclass(kind, Exception):
+                raise self._is_lost(self.lost) from None
+
+    def _is_lost(self, why: str) -> DeviceError:
+        self.lost = why
+        return DeviceError(f"the GPU of {self.display.device.name} was reset ({why}): the picture is lost. Read it again")
 
     @property
     def current(self) -> bool:
-        """Always: entering makes it so."""
-        return self._handle is not None
+        """Whether GL can be used: entering makes it current, unless it is lost."""
+        return self._handle is not None and not self.lost
 
     def drawing(self) -> AbstractContextManager[None]:
         """Nothing to keep for a draw: the context's state is our own."""

@@ -42,6 +42,7 @@ __all__ = [
     "handle_value",
     "image_target_texture_2d",
     "is_null",
+    "optional",
     "query_dmabuf_formats",
     "query_dmabuf_modifiers",
 ]
@@ -75,6 +76,11 @@ def function(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
     found = _function(name, result, *arguments)
     assert found is not None, f"{name} is part of EGL 1.5 or GLES 3"
     return found
+
+
+def optional(name: str, result: Any, *arguments: Any) -> Callable[..., Any] | None:
+    """As `function`, of an extension: None where nobody knows the name. A pointer is no proof that the driver has it."""
+    return _function(name, result, *arguments)
 
 
 def _pointer(handle: Any) -> int | None:

@@ -15,6 +15,11 @@ REGISTRY = {
     "pattern": ("pattern", "PatternSource"),
     "file": ("file", "FileSource"),
     "fd": ("fd", "FdSource"),
+    "pid": ("pid", "PidSource"),
+    "unix": ("unix", "UnixSource"),
+    "kms": ("kms", "KmsSource"),
+    "vfio": ("vfio", "VfioSource"),
+    "qemu": ("qemu", "QemuSource"),
 }
 
 __all__ = ["REGISTRY", "Spec", "open_source", "parse_spec", "source_class"]

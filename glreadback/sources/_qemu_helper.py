@@ -76,7 +76,7 @@ class Helper:
         self._slots = [Slot(), Slot(), Slot()]
         self._reading_to: Slot | None = None
         self._sent: tuple[int, int, Slot] | None = None  # ask, version and memory of the picture that went out last
-        self._ping: int | None = None
+        self._ping: int | None = None  # a question that only shows whether QEMU answers
         deadline = time.monotonic() + timeout
         self._qemu = connect(path, deadline)
         self._console = f"{_ROOT}/Console_{console}"
@@ -85,6 +85,10 @@ class Helper:
         # With p2p=yes, QEMU drops its client when another one comes.
         rival = "" if self._qemu.destination else ", or another client took its display"
         self._hung_up = f"QEMU has ended{rival}"
+        # While nobody listens QEMU lets its picture grow old; it sends that first, then brings it up to date, and only
+        # then comes to this question. What there is a moment after the answer is of now.
+        self._first = self._qemu.call(self._console, dbus.PROPERTIES, "Get", "ss", _CONSOLE, "Width")
+        self._fresh_at: float | None = None
 
     def _look(self, console: int, deadline: float) -> dict[str, Any]:
         machine = self._properties(f"{_ROOT}/VM", "org.qemu.Display1.VM", deadline)
@@ -170,7 +174,7 @@ class Helper:
         if ask is not None:
             now = time.monotonic()
             settled = self._settled(ask)
-            times += [when for when in (ask.idle, settled) if when > now]
+            times += [when for when in (ask.idle, settled, self._fresh_at or 0.0) if when > now]
             times += [ask.deadline] if ask.deadline is not None else []
         return min(times, default=None)
 
@@ -227,7 +231,7 @@ class Helper:
             if not isinstance(self._screen, screen_kind):
                 return False  # about a screen that is gone
             self._changed(event.rect)
-            return event.dmabuf and self._ask is not None
+            return event.dmabuf and self._ask is not None and self._is_fresh(time.monotonic())
         elif isinstance(event, display.Off):
             self._why_dark = "the guest has switched the console off"
             self._set_screen(None)
@@ -277,6 +281,8 @@ class Helper:
     def _hear_qemu(self) -> None:
         for message, fds in self._qemu.messages():
             close_fds(fds)
+            if self._fresh_at is None and answer_to(message, self._first) is not None:
+                self._fresh_at = time.monotonic() + GRACE
             if self._ping is not None and answer_to(message, self._ping) is not None:
                 self._ping = None
                 if self._ask is not None and self._is_unchanged():
@@ -294,6 +300,9 @@ class Helper:
                 self._sent = None  # it never got that one
                 self._damage.all()
 
+    def _is_fresh(self, now: float) -> bool:
+        return self._fresh_at is not None and now >= self._fresh_at
+
     def _is_unchanged(self) -> bool:
         return self._sent is not None and self._sent[1] == self._version and self._screen is not None
 
@@ -308,7 +317,9 @@ class Helper:
             self._refuse(SourceError(self._gone))
             return
         screen = self._screen
-        if self._is_unchanged():
+        if not self._is_fresh(now):
+            pass
+        elif self._is_unchanged():
             if now >= ask.idle and self._ping is None:
                 # A QEMU that answers and says nothing new shows what it did; one that is stopped is another matter.
                 self._ping = self._qemu.call(self._console, dbus.PROPERTIES, "Get", "ss", _CONSOLE, "Width")
@@ -322,7 +333,7 @@ class Helper:
             self._refuse(SourceTimeout(self._why_nothing()))
 
     def _why_nothing(self) -> str:
-        if self._ping is not None:
+        if self._ping is not None or self._fresh_at is None:
             return "QEMU does not answer; is it stopped?"
         if self._screen is None:
             return self._why_dark

@@ -38,6 +38,9 @@ class Area(NamedTuple):
     width: float
     height: float
 
+    def __str__(self) -> str:
+        return f"{self.width:g}x{self.height:g}+{self.x:g}+{self.y:g}"
+
     @property
     def whole(self) -> Rect:
         """The pixels that it touches."""

@@ -154,9 +154,9 @@ def _plane_facts(device: int, plane: str) -> dict[str, object]:
     if not now.fourcc:
         return facts | {"state": "off"}
     facts |= {"fourcc": str(Fourcc(now.fourcc)), "size": f"{now.width}x{now.height}", "stride": now.stride}
-    facts |= {"id" if kind == vfio.DMABUF else "region": now.index, "position": [now.x, now.y]}
+    facts |= {"id" if kind == vfio.DMABUF else "region": now.index, "position": f"{now.x},{now.y}"}
     if vfio.NO_HOT_SPOT not in (now.hot_x, now.hot_y):
-        facts["hot spot"] = [now.hot_x, now.hot_y]
+        facts["hot spot"] = f"{now.hot_x},{now.hot_y}"
     return facts
 
 

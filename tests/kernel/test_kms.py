@@ -182,7 +182,7 @@ def test_primary_and_cursor_of_virtio_gpu(reader: glreadback.Reader, read_log: R
                 assert np.abs(got - big[100:700, 100:900]).max() <= 0.5
             facts = {plane["type"]: plane for plane in with_it.describe()["planes on"]}  # type: ignore[attr-defined]
             assert facts["cursor"]["target"] == "64x64+770+-33"
-            assert facts["primary"]["fourcc"] == "XR24"
+            assert (facts["primary"]["fourcc"], facts["primary"]["source"]) == ("XR24", "800x600+0+0")
             read_log("virtio_gpu", "composed")
 
 
