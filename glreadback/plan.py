@@ -317,7 +317,7 @@ def _native(
         access = access._replace(format=_RGBA if access.format == _BGRA else _BGRA)
     how = "imported as it is, read with its exact pair"
     # The driver puts 1 into X by itself, so alpha needs no forcing.
-    return Route("native", wanted, info.opaque is False or "X" not in info.bits, how, access)
+    return Route("native", wanted, True, how, access)
 
 
 def _draw(frame: Frame, info: FormatInfo, wanted: Fourcc, caps: Capabilities | None, changed: str, asked: bool) -> Route | str:
@@ -364,7 +364,7 @@ def _map(frame: Frame, info: FormatInfo, wanted: Fourcc, caps: Capabilities | No
         across, down = info.subsampling
         if yuvcpu.supported(info, wanted) and not (frame.area.x % across or frame.area.y % down):
             return Route("map", wanted, False, "planes mapped and converted on the CPU", converted=True)
-        return f"{info.fourcc} is no plain copy of {wanted}"
+        return f"{info.fourcc} is neither a plain copy of {wanted} nor converted to it on the CPU"
     return Route("map", wanted, True, "mapped and copied, no GL", opaque=found.opaque)
 
 

@@ -22,7 +22,7 @@ from .errors import DescriptorError, DeviceError, ImportRejected
 from .fds import OwnedFd
 from .fourcc import Fourcc
 from .frame import Frame, Rect, as_frame
-from .kernel.dmabuf import sync_end, sync_start
+from .kernel.dmabuf import is_sync_file, sync_end, sync_start
 from .kernel.udmabuf import sealed_memfd
 from .mapped import copy_plane, map_range
 from .plan import Capabilities, Route, plan
@@ -378,6 +378,8 @@ class Reader:
         with contextlib.ExitStack() as undo:
             if frame.release is not None:
                 undo.callback(frame.release)
+            if self._closed:
+                raise ValueError("the Reader is closed")
             if frame.y_invert:
                 raise DescriptorError(f"{buf} is upside down (y_invert) in memory; read() turns it")
             route = plan(frame, buf.fourcc, None, route="map")
@@ -743,7 +745,7 @@ def _gpu_waits(importer: Importer, checked: Checked, timeout: float) -> None:
     from .egl.fence import wait_on_gpu
 
     fence = checked.frame.acquire_fence
-    if fence is not None and not wait_on_gpu(importer.display, fence):
+    if fence is not None and not (is_sync_file(fence) and wait_on_gpu(importer.display, fence)):
         sync.wait((), fence, timeout)
     try:
         found = sync.unsignalled(checked.dmabufs)

@@ -6,22 +6,15 @@ import fcntl
 import gc
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pytest
-from pictures import Bytes, Driver, Held, Picture, importer_of, write_all
+from pictures import SHRINK, Bytes, Driver, Held, MakePicture, MemFd, Picture, importer_of, write_all
 
 from glreadback import DmaBuf, Fourcc, Modifier, Plane, Reader
 
-SHRINK = fcntl.F_SEAL_SHRINK
-
-
 # ---- memory
-
-
-class MemFd(Protocol):
-    def __call__(self, content: int | bytes | Bytes, seals: int = SHRINK, mode: int = os.O_RDWR) -> int: ...
 
 
 @pytest.fixture
@@ -69,24 +62,6 @@ def noise_fd(noise: Bytes) -> Iterator[int]:
 
 
 # ---- pictures
-
-
-class MakePicture(Protocol):
-    def __call__(
-        self,
-        fourcc: str,
-        width: int,
-        height: int,
-        *,
-        pad: int = 0,
-        offset: int = 0,
-        gap: int = 0,
-        modifier: int = Modifier.LINEAR,
-        own: bool = True,
-        seals: int = SHRINK,
-        mode: int = os.O_RDWR,
-        tail: int = 0,
-    ) -> Picture: ...
 
 
 @pytest.fixture

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from glreadback import DmaBuf, Fourcc, Reader, Route, Surface
+from glreadback import DmaBuf, Fourcc, Modifier, Reader, Route, Surface
 
 if TYPE_CHECKING:
     from glreadback.importer import Importer
@@ -20,6 +21,13 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 # ---- memory
+
+
+SHRINK = fcntl.F_SEAL_SHRINK
+
+
+class MemFd(Protocol):
+    def __call__(self, content: int | bytes | Bytes, seals: int = SHRINK, mode: int = os.O_RDWR) -> int: ...
 
 
 def write_all(fd: int, content: bytes | Bytes, at: int = 0) -> None:
@@ -51,6 +59,24 @@ class Picture:
         # Said here once more and not asked of the library: stride is bytes from line to line, also within a block.
         steps = plane.stride * layout.block_height, 1
         return np.lib.stride_tricks.as_strided(self.content[plane.offset :], shape, steps, writeable=False)
+
+
+class MakePicture(Protocol):
+    def __call__(
+        self,
+        fourcc: str,
+        width: int,
+        height: int,
+        *,
+        pad: int = 0,
+        offset: int = 0,
+        gap: int = 0,
+        modifier: int = Modifier.LINEAR,
+        own: bool = True,
+        seals: int = SHRINK,
+        mode: int = os.O_RDWR,
+        tail: int = 0,
+    ) -> Picture: ...
 
 
 def linear_formats() -> Sequence[Fourcc]:

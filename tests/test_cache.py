@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakePicture, MemFd
-from pictures import Held, importer_of, mapped, pixels
+from pictures import Held, MakePicture, MemFd, importer_of, mapped, pixels
 
 from glreadback import Color, DmaBuf, Frame, Plane, Reader, Surface
 from glreadback.gl import texture

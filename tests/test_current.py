@@ -18,9 +18,8 @@ import glstate
 import moderngl
 import numpy as np
 import pytest
-from conftest import MakePicture, MemFd
 from glstate import Unusual, gl
-from pictures import Picture, pixels
+from pictures import MakePicture, MemFd, Picture, pixels
 
 from glreadback import Color, DescriptorError, DeviceError, DmaBuf, Frame, ImportRejected, Plane, Reader, Surface
 from glreadback.egl.device import open_display

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakePicture, MemFd
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import Bytes, Picture, assert_route, mapped, pixels
+from pictures import Bytes, MakePicture, MemFd, Picture, assert_route, mapped, pixels
 
 from glreadback import DescriptorError, DmaBuf, Frame, Plane, Reader, Rect, Surface
 from glreadback.damage import merged

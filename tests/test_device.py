@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakePicture
-from pictures import assert_route, importer_of, pixels
+from pictures import MakePicture, assert_route, importer_of, pixels
 
 import glreadback
 from glreadback import DeviceError, Frame, GlReadbackError, Reader

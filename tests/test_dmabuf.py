@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MemFd
-from pictures import linear_formats
+from pictures import MemFd, linear_formats
 
 from glreadback import DescriptorError, DmaBuf, Fourcc, Modifier, Plane
 from glreadback.dmabuf import Backing, check, check_extent, inspect

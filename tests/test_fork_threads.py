@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakePicture, MemFd
-from pictures import Picture, importer_of, pixels
+from pictures import MakePicture, MemFd, Picture, importer_of, pixels
 
 from glreadback import DeviceError, Frame, Reader, Surface
 from glreadback.egl import device

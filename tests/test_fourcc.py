@@ -463,9 +463,7 @@ def test_check_notices_a_difference(
         ("fourcc_mod_code(INTEL, 2)", "fourcc_mod_code(INTEL, two)", "is not a constant"),
     ],
 )  # fmt: skip
-def test_the_generator_refuses_what_it_does_not_understand(
-    generator: ModuleType, old: str, new: str, says: str
-) -> None:
+def test_the_generator_refuses_what_it_does_not_understand(generator: ModuleType, old: str, new: str, says: str) -> None:
     header = generator.HEADER.read_text(encoding="utf-8")
     assert old in header
     with pytest.raises(generator.HeaderError, match=says):

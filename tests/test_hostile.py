@@ -21,8 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakePicture, MemFd
-from pictures import Canary, Driver, Held, Picture, assert_route, importer_of, mapped, pixels
+from pictures import Canary, Driver, Held, MakePicture, MemFd, Picture, assert_route, importer_of, mapped, pixels
 
 from glreadback import DescriptorError, DmaBuf, Frame, Modifier, Plane, Reader, Surface
 from glreadback.dmabuf import check

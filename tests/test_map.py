@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakePicture, MemFd
-from pictures import Held, assert_route, mapped, pixels
+from pictures import Held, MakePicture, MemFd, assert_route, mapped, pixels
 
 from glreadback import DescriptorError, DmaBuf, FenceTimeout, Frame, Modifier, Plane, Reader, Rect
 from glreadback import reader as module

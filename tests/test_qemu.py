@@ -320,8 +320,8 @@ def test_every_mode_is_pixel_by_pixel_what_screendump_says(guest: qemu_guest.Gue
         assert frame.origin == f"qemu:{guest.qmp}"
         assert frame.damage is None
         shown = rgb(frame, reader)
-        assert source.describe()["name"] == "guest"
-        assert source.describe()["size"] == f"{shown[0]}x{shown[1]}"
+        facts = source.describe()
+        assert (facts["name"], facts["console"], facts["consoles"]) == ("guest", 0, [0])
     assert shown[:2] == ((640, 400) if number == 1 else (stage.width, stage.height))
     assert shown == guest.screendump()
     assert len({shown[2][at : at + 3] for at in range(0, len(shown[2]), 3)}) > 8
@@ -533,8 +533,8 @@ def test_no_bus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 class FakeQemu:
     """QEMU's half: a QMP socket, the display objects, and a listener to be called. `silent` stops after that step."""
 
-    def __init__(self, path: Path, silent: str = "") -> None:
-        self.path, self.silent = path, silent
+    def __init__(self, path: Path, silent: str = "", grown_old: tuple[bytes, bytes] | None = None) -> None:
+        self.path, self.silent, self._grown_old = path, silent, grown_old
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(os.fspath(path))
         self._server.listen()
@@ -592,6 +592,10 @@ class FakeQemu:
                     found: dict[str, Any] = {"ConsoleIDs": ("au", [0]), "Name": ("s", "fake")}
                     control.reply(message, "a{sv}", (found if message.path.endswith("VM") else {"Width": ("u", 4)},))
                 elif message.member == "Get":
+                    if self._grown_old is not None:
+                        time.sleep(0.05)
+                        self._scanout(self._grown_old[1])
+                        self._grown_old = None
                     control.reply(message, "v", (("u", 4),))
                 elif message.member == "RegisterListener":
                     control.reply(message)
@@ -601,8 +605,13 @@ class FakeQemu:
                     self._authenticate(listener)
                     self._listener = _qemu_dbus.Connection(listener)
                     self.properties = self._call(dbus.PROPERTIES, "GetAll", "s", [display.LISTENER], 5)[0]
+                    if self._grown_old is not None:
+                        self._scanout(self._grown_old[0])
                     self._ready.set()
                 close_fds(fds)
+
+    def _scanout(self, pixels: bytes) -> None:
+        self._call(display.LISTENER, "Scanout", "uuuuay", [4, 2, 16, X8R8G8B8, pixels], 1.0)
 
     @property
     def listener(self) -> _qemu_dbus.Connection:
@@ -706,6 +715,12 @@ def test_the_listener_says_what_it_takes(fake: FakeQemu) -> None:
         assert fake.listener
         assert fake.properties == {"Interfaces": ("as", [display.MAP, display.DMABUF2])}
         assert source.describe()["name"] == "fake"
+
+
+def test_a_picture_that_grew_old_while_nobody_listened_is_not_given_out(tmp_path: Path) -> None:
+    with contextlib.closing(FakeQemu(tmp_path / "qmp", grown_old=(b"o" * 32, b"n" * 32))) as fake:
+        with QemuSource(os.fspath(fake.path)) as source:
+            assert pixels_of(next(source.frames(timeout=5))) == b"n" * 32
 
 
 def test_a_dma_buf_is_read_before_the_update_is_answered(fake: FakeQemu, memory: Memory) -> None:
@@ -857,8 +872,10 @@ def test_pictures_in_messages_and_pieces_of_them(fake: FakeQemu) -> None:
         scanout(fake, bytes(range(32)))
         first = next(frames)
         assert (pixels_of(first), first.damage) == (bytes(range(32)), None)
-        piece(fake, 1, 1, 1, 1, b"abcd")
-        second = next(frames)
+        with mmap.mmap(first.buffer.planes[0].fd, 32, mmap.MAP_SHARED, mmap.PROT_READ) as still:
+            piece(fake, 1, 1, 1, 1, b"abcd")
+            second = next(frames)
+            assert still[:] == bytes(range(32))  # the next picture is made in other memory
         assert pixels_of(second) == bytes(range(20)) + b"abcd" + bytes(range(24, 32))
         assert second.damage == (Rect(1, 1, 1, 1),)
         piece(fake, 2, 1, 9, 9, b"z" * 324)  # larger than the screen

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakePicture, MemFd
 from pictures import (
     Bytes,
     Canary,
     Held,
+    MakePicture,
+    MemFd,
     Picture,
     assert_route,
     importer_of,

@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakePicture, MemFd
-from pictures import Canary, Picture, importer_of, mapped, pixels
+from pictures import Canary, MakePicture, MemFd, Picture, importer_of, mapped, pixels
 
 from glreadback import DescriptorError, DeviceError, DmaBuf, FenceTimeout, Frame, ImportRejected, Plane, Reader, Surface
 from glreadback.egl import fence
@@ -408,6 +407,7 @@ def test_the_producer_is_waited_for(
     if claims:
         importer = importer_of(either)
         monkeypatch.setattr(fence, "can_wait_on_gpu", lambda display: display is importer.display)
+        monkeypatch.setattr(fence, "wait_on_gpu", lambda *_arguments: pytest.fail("a pipe is no sync file"))
     made, released = picture("XR24", 64, 48), []
     with pipe_fence() as (ready, signal):
         frame = Frame(made.buf, acquire_fence=ready, release=lambda: released.append(1))
@@ -426,8 +426,10 @@ def test_the_producer_is_waited_for(
         either.submit(frame)
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_implicit_fences_on_the_gpu(gpu: Reader, picture: MakePicture, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+@pytest.mark.parametrize(("fails", "refuses"), [(False, False), (True, False), (False, True)])
+def test_implicit_fences_on_the_gpu(
+    gpu: Reader, picture: MakePicture, monkeypatch: pytest.MonkeyPatch, fails: bool, refuses: bool
+) -> None:
     """Snapshots of a buffer's fences are handed to the GPU and closed; without them, or if it refuses, we wait here."""
     from glreadback import reader as module
 
@@ -441,11 +443,14 @@ def test_implicit_fences_on_the_gpu(gpu: Reader, picture: MakePicture, monkeypat
         return [os.dup(0), os.dup(0)]
 
     monkeypatch.setattr(module.sync, "unsignalled", unsignalled)
-    monkeypatch.setattr(fence, "wait_on_gpu", lambda _display, fd: given.append(fd) is None)
+    monkeypatch.setattr(fence, "wait_on_gpu", lambda _display, fd: bool(given.append(fd)) is refuses)
     made = picture("XR24", 64, 48)
+    held = len(os.listdir("/proc/self/fd"))
     gpu.submit(made.buf).result()
-    assert len(given) == (0 if fails else 2)
-    assert len(waited) == (1 if fails else 0)
+    assert len(given) == (0 if fails else 1 if refuses else 2)
+    assert len(waited) == (1 if fails or refuses else 0)
+    gpu.forget(made.buf)
+    assert len(os.listdir("/proc/self/fd")) == held
 
 
 # ---- event loops

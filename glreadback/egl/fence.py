@@ -45,8 +45,8 @@ class Fence:
 
 
 def can_wait_on_gpu(display: Display) -> bool:
-    """Whether wait_on_gpu works there."""
-    return {NATIVE_EXTENSION, _WAIT_EXTENSION} <= display.extensions
+    """Whether wait_on_gpu works there and returns at once: a software driver waits on the CPU, for ever if it must."""
+    return display.hardware and {NATIVE_EXTENSION, _WAIT_EXTENSION} <= display.extensions
 
 
 def wait_on_gpu(display: Display, sync_file: int) -> bool:

@@ -15,6 +15,8 @@ _SYNC = iow("b", 0, 8)
 _EXPORT_SYNC_FILE = iowr("b", 2, 8)
 _IMPORT_SYNC_FILE = iow("b", 3, 8)
 
+_SYNC_FILE_INFO = iowr(">", 4, 56)  # linux/sync_file.h
+
 _DMA_BUF_MAGIC = 0x444D4142  # linux/magic.h: "DMAB"
 TMPFS_MAGIC = 0x01021994
 
@@ -64,6 +66,15 @@ def export_sync_file(fd: int, access: int = READ) -> int:
 def import_sync_file(fd: int, sync_file: int, access: int = WRITE) -> None:
     """Add a sync file's fences to the buffer, as a reader's (READ) or a writer's (WRITE). sync_file stays the caller's."""
     ioctl(fd, _IMPORT_SYNC_FILE, bytearray(struct.pack("=Ii", access, sync_file)))
+
+
+def is_sync_file(fd: int) -> bool:
+    """Whether fd is a sync file, and not something else that can be polled."""
+    try:
+        ioctl(fd, _SYNC_FILE_INFO, bytearray(56))
+    except OSError:
+        return False
+    return True
 
 
 def exporter(fd: int) -> str:

@@ -79,19 +79,19 @@ class Connection:
         return True
 
     def send(self, data: bytes, fds: list[int] | None = None) -> None:
-        """Raises SourceError where the other end is gone or has stopped reading."""
+        """Raises EOFError where the other end is gone, SourceError where it has stopped reading."""
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
             sent = self.sock.sendmsg([data], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except BlockingIOError:
             sent = 0
-        except OSError as error:
-            raise SourceError(f"QEMU hung up ({error.strerror})") from None
+        except OSError:
+            raise EOFError from None
         if sent < len(data):
             raise SourceError("QEMU does not take what is sent to it")
 
     def call(self, path: str, interface: str, member: str, signature: str = "", *body: Any) -> int:
-        """Send a call; its serial number."""
+        """Send a call; its serial number. Raises as send() does."""
         self._serial += 1
         to = self.destination if interface != "org.freedesktop.DBus" else interface
         self.send(*dbus.call(self._serial, path, interface, member, signature, body, destination=to))

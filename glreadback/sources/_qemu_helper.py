@@ -26,7 +26,7 @@ from ..errors import GlReadbackError, SourceError
 from ..frame import Frame, Rect
 from ..wire import dbus, display
 from ..wire import frames as wire
-from ._lines import Lines, close_fds
+from ._lines import Line, Lines, close_fds
 from ._qemu_dbus import Connection, answer_to, connect, log_in
 from ._qemu_screen import Canvas, Damage, GlThread, MappedScreen, Screen, SharedScreen, Slot, draw_pointer
 from .base import SourceTimeout
@@ -37,6 +37,10 @@ IDLE = 0.25  # seconds without a change after which the same picture is given ag
 
 _ROOT = "/org/qemu/Display1"
 _CONSOLE = "org.qemu.Display1.Console"
+
+
+class _ParentGoneError(Exception):
+    """Nobody is left to serve."""
 
 
 class Ask(NamedTuple):
@@ -103,7 +107,6 @@ class Helper:
             "console": console,
             "label": found.get("Label", ""),
             "type": found.get("Type", ""),
-            "size": f"{found.get('Width', 0)}x{found.get('Height', 0)}",
             "consoles": consoles,
         }
 
@@ -143,29 +146,31 @@ class Helper:
         while True:
             wake = self._wake()
             poller.poll(None if wake is None else max(0, int((wake - time.monotonic()) * 1000 + 0.999)))
-            if not self._gone:
-                try:
+            try:
+                if not self._gone:
                     self._hear_listener()
                     self._hear_qemu()
-                except (EOFError, SourceError) as error:
-                    self._gone = str(error) or self._hung_up
-                    poller.unregister(self._listener.sock)
-                    poller.unregister(self._qemu.sock)
-                    self._lose()
-            while (result := self._gl.result()) is not None:
-                self._reading = self._reading_to = None
-                self._read_is_over(*result)
-            try:
+                while (result := self._gl.result()) is not None:
+                    self._reading = self._reading_to = None
+                    self._read_is_over(*result)
                 self._hear_parent()
-            except EOFError:
+                self._decide(time.monotonic())
+            except _ParentGoneError:
                 return
-            self._decide(time.monotonic())
+            except (EOFError, SourceError) as error:
+                if self._gone:
+                    raise
+                self._gone = str(error) or self._hung_up
+                poller.unregister(self._listener.sock)
+                poller.unregister(self._qemu.sock)
+                self._lose()
+                self._decide(time.monotonic())
 
     def _lose(self) -> None:
-        self._listener.close()
-        self._qemu.close()
         self._held.clear()
         self._set_screen(None)
+        self._listener.close()
+        self._qemu.close()
 
     def _wake(self) -> float | None:
         """When there is something to do though nothing came."""
@@ -291,7 +296,7 @@ class Helper:
     # What the parent wants
 
     def _hear_parent(self) -> None:
-        while (line := self._lines.take()) is not None:
+        while (line := self._parents_line()) is not None:
             said = wire.parse_object(line.text)
             now, timeout = time.monotonic(), said["timeout"]
             self._ask = Ask(said["ask"], now, None if timeout is None else now + timeout)
@@ -299,6 +304,12 @@ class Helper:
             if self._sent is not None and self._sent[0] != said["holding"]:
                 self._sent = None  # it never got that one
                 self._damage.all()
+
+    def _parents_line(self) -> Line | None:
+        try:
+            return self._lines.take()
+        except (EOFError, SourceError):
+            raise _ParentGoneError from None
 
     def _is_fresh(self, now: float) -> bool:
         return self._fresh_at is not None and now >= self._fresh_at
@@ -421,8 +432,9 @@ def main(fd: int, path: str, console: int, cursor: bool, timeout: float) -> None
     try:
         try:
             helper = Helper(parent, path, console, cursor, timeout)
-        except GlReadbackError as error:
-            say(parent, error_line(0, error))
+        except (GlReadbackError, EOFError) as error:
+            known = error if isinstance(error, GlReadbackError) else SourceError("QEMU hung up while it was asked")
+            say(parent, error_line(0, known))
             return
         say(parent, json.dumps({"ready": helper.facts}).encode() + b"\n")
         helper.run()

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 from producers import PRODUCERS, Producer, ReadLog
+from watch import Trace, tracing
+
+from glreadback import Reader
 
 HERE = Path(__file__).parent
 _READS = pytest.StashKey[Counter[tuple[str, str]]]()
@@ -60,3 +63,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def producer(request: pytest.FixtureRequest) -> Producer:
     """Each driver in turn: call it with a size and a fourcc for a buffer."""
     return PRODUCERS[request.param]
+
+
+@pytest.fixture(scope="session")
+def reader() -> Iterator[Reader]:
+    """A reader of the default device, kept from test to test: opening EGL takes seconds in an emulated machine."""
+    with Reader() as shared:
+        yield shared
+
+
+@pytest.fixture(scope="session")
+def _tracing() -> Iterator[Trace]:
+    with tracing() as started:
+        yield started
+
+
+@pytest.fixture
+def trace(_tracing: Trace) -> Trace:
+    """When this thread's access to dma-bufs began and ended, as the kernel sees it, from here on."""
+    _tracing.clear()
+    return _tracing

@@ -262,7 +262,7 @@ V4L2_FORMATS = {
 
 
 @contextmanager
-def vivid(width: int, height: int, fourcc: str = "NV12", *, together: bool = True) -> Iterator[Made]:
+def vivid(width: int, height: int, fourcc: str = "NV12", *, together: bool = True, writable: bool = True) -> Iterator[Made]:
     """One frame of the kernel's test camera, exported by VIDIOC_EXPBUF; what is expected comes from V4L2's own mapping.
 
     together=False takes the camera with multi-planar formats, with a buffer for each plane.
@@ -284,7 +284,10 @@ def vivid(width: int, height: int, fourcc: str = "NV12", *, together: bool = Tru
         assert select.select([video], [], [], 10)[0], "no frame from vivid in 10 s"
         index = v4l2.dequeue(video, wanted_kind)
         maps = v4l2.map_offsets(video, wanted_kind, index)
-        memories = [Memory(_owned(stack, v4l2.export_buffer(video, wanted_kind, index, plane))) for plane in range(len(maps))]
+        memories = [
+            Memory(_owned(stack, v4l2.export_buffer(video, wanted_kind, index, plane, writable=writable)))
+            for plane in range(len(maps))
+        ]
 
         def refresh() -> None:
             for memory, (offset, size) in zip(memories, maps, strict=True):

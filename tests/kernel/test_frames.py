@@ -19,6 +19,7 @@ from producers import BACKINGS, PRODUCERS, Made, Producer, ReadLog
 from glreadback import DescriptorError, DmaBuf, FenceTimeout, Frame, Plane, Reader, Surface
 from glreadback import reader as reader_module
 from glreadback.egl import fence
+from glreadback.egl.device import Display
 from glreadback.importer import Importer
 from glreadback.kernel import dmabuf, vgem
 
@@ -43,10 +44,17 @@ def reader() -> Iterator[Reader]:
 
 @pytest.fixture
 def gpu(reader: Reader) -> Reader:
-    """The software device taken for a GPU: it submits, and waits for fences by itself where it can."""
+    """The software device taken for a GPU: it has a ring of pixel buffers."""
     importer = importer_of(reader)
     importer.capabilities = dataclasses.replace(importer.capabilities, software=False)
     return reader
+
+
+@pytest.fixture
+def waiting(gpu: Reader, monkeypatch: pytest.MonkeyPatch) -> Reader:
+    """And one that waits for fences by itself. llvmpipe does so on the CPU, for which real software devices are polled."""
+    monkeypatch.setattr(Display, "hardware", property(lambda _display: True))
+    return gpu
 
 
 class Fenced:
@@ -302,9 +310,18 @@ def test_an_explicit_fence(reader: Reader) -> None:
 # ---- native fences: a software device has them where /dev/udmabuf can be opened
 
 
-def test_native_fences_are_here(gpu: Reader) -> None:
-    assert fence.NATIVE_EXTENSION in importer_of(gpu).display.extensions
-    assert fence.can_wait_on_gpu(importer_of(gpu).display)
+def test_native_fences_are_here(waiting: Reader) -> None:
+    assert fence.NATIVE_EXTENSION in importer_of(waiting).display.extensions
+    assert fence.can_wait_on_gpu(importer_of(waiting).display)
+
+
+def test_a_software_device_does_not_wait_by_itself(gpu: Reader) -> None:
+    """It would, without a time-out."""
+    assert not fence.can_wait_on_gpu(importer_of(gpu).display)
+    with fenced() as (made, _):
+        with pytest.raises(FenceTimeout, match="the implicit fence"):
+            gpu.submit(buf_of(made), timeout=0.1)
+        assert not importer_of(gpu).flying
 
 
 def test_fileno_in_an_event_loop(gpu: Reader, producer: Producer) -> None:
@@ -323,20 +340,20 @@ def test_fileno_in_an_event_loop(gpu: Reader, producer: Producer) -> None:
             pending.fileno()
 
 
-def test_submit_to_a_device_that_waits_itself(gpu: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_submit_to_a_device_that_waits_itself(waiting: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fence of the buffer goes to the GPU; its pixels are those of when it signalled."""
     given: list[bool] = []
-    real = fence.wait_on_gpu
+    real = fence.wait_on_waiting
 
     def noted(display: Any, sync_file: int) -> bool:
         given.append(real(display, sync_file))
         return given[-1]
 
-    monkeypatch.setattr(fence, "wait_on_gpu", noted)
+    monkeypatch.setattr(fence, "wait_on_waiting", noted)
     with fenced() as (made, writer):
         released: list[float] = []
         timer = writer.later(before=lambda: writer.draw(11))
-        pending = gpu.submit(Frame(buf_of(made), release=lambda: released.append(time.monotonic())))
+        pending = waiting.submit(Frame(buf_of(made), release=lambda: released.append(time.monotonic())))
         assert pending.result(10).tobytes() == made.expected()
         timer.join()
         assert given == [True]
@@ -344,20 +361,20 @@ def test_submit_to_a_device_that_waits_itself(gpu: Reader, monkeypatch: pytest.M
         assert len(released) == 1
 
 
-def test_a_snapshot_leaks_no_descriptor(gpu: Reader) -> None:
+def test_a_snapshot_leaks_no_descriptor(waiting: Reader) -> None:
     with PRODUCERS["vgem"](*SIZE) as made:
         buf = buf_of(made)
-        gpu.submit(buf).result()
+        waiting.submit(buf).result()
         before = sorted(os.listdir("/proc/self/fd"))
         for _ in range(5):
             writer = Fenced(made)
             timer = writer.later(0.05)
-            gpu.submit(buf).result()
+            waiting.submit(buf).result()
             timer.join()
         assert sorted(os.listdir("/proc/self/fd")) == before
 
 
-def test_something_else_that_can_be_polled(gpu: Reader) -> None:
+def test_something_else_that_can_be_polled(waiting: Reader) -> None:
     """No sync file, so the driver does not take it: it is waited for here."""
     ready, signal = os.pipe()
     try:
@@ -365,26 +382,39 @@ def test_something_else_that_can_be_polled(gpu: Reader) -> None:
             made.fill(2)
             frame = Frame(buf_of(made), acquire_fence=ready)
             with pytest.raises(FenceTimeout, match="the acquire fence"):
-                gpu.submit(frame, timeout=0.05)
+                waiting.submit(frame, timeout=0.05)
             os.write(signal, b"!")
-            assert gpu.submit(frame).result().tobytes() == made.expected()
+            assert waiting.submit(frame).result().tobytes() == made.expected()
             closed = os.dup(ready)
             os.close(closed)
             with pytest.raises(DescriptorError, match="is not open"):
-                gpu.submit(Frame(buf_of(made), acquire_fence=closed))
+                waiting.submit(Frame(buf_of(made), acquire_fence=closed))
     finally:
         os.close(ready)
         os.close(signal)
 
 
-def test_before_linux_6_0(gpu: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_fences_at_once(waiting: Reader) -> None:
+    """The GPU waits for the buffer's own and for the one that came with it."""
+    with fenced() as (made, writer), fenced(2) as (_, other):
+        sync_file = dmabuf.export_sync_file(other.memory.fd)
+        first, last = writer.later(0.2), other.later(0.5, before=lambda: writer.draw(9))
+        pending = waiting.submit(Frame(buf_of(made), acquire_fence=sync_file))
+        os.close(sync_file)
+        assert pending.result(10).tobytes() == made.expected()
+        assert time.monotonic() >= other.signalled > writer.signalled > 0
+        first.join()
+        last.join()
+
+
+def test_before_linux_6_0(waiting: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without DMA_BUF_IOCTL_EXPORT_SYNC_FILE the dma-buf itself is polled, by read and by submit."""
 
     def no_such_ioctl(*_arguments: Any) -> int:
         raise OSError(25, "Inappropriate ioctl for device")
 
     monkeypatch.setattr(dmabuf, "export_sync_file", no_such_ioctl)
-    for call in (gpu.read, lambda *a, **o: gpu.submit(*a, **o).result()):
+    for call in (waiting.read, lambda *a, **o: waiting.submit(*a, **o).result()):
         with fenced() as (made, writer):
             with pytest.raises(FenceTimeout, match="the implicit fence"):
                 call(buf_of(made), timeout=0.05)
