@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .sources._scene import COVERAGE, NONE, REFLECT_X, REFLECT_Y, ROTATE_90, ROTATE_180, ROTATE_270, Area, Layer
+from .scene import COVERAGE, NONE, REFLECT_X, REFLECT_Y, ROTATE_90, ROTATE_180, ROTATE_270, Area, Layer
 from .surface import Surface
 
 Array = np.ndarray[Any, np.dtype[Any]]

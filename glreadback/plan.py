@@ -364,7 +364,7 @@ def _map(frame: Frame, info: FormatInfo, wanted: Fourcc, caps: Capabilities | No
         across, down = info.subsampling
         if yuvcpu.supported(info, wanted) and not (frame.area.x % across or frame.area.y % down):
             return Route("map", wanted, False, "planes mapped and converted on the CPU", converted=True)
-        return f"{info.fourcc} is neither a plain copy of {wanted} nor converted to it on the CPU"
+        return f"{info.fourcc} is no plain copy of {wanted}, and not converted to it on the CPU"
     return Route("map", wanted, True, "mapped and copied, no GL", opaque=found.opaque)
 
 

@@ -7,6 +7,7 @@ import ctypes
 import dataclasses
 import mmap
 import os
+import reprlib
 import threading
 import warnings
 import weakref
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT = 5.0  # seconds
 DEVICE_VARIABLE = "GLREADBACK_DEVICE"
+_MOST_PIXELS = 2**31 - 1  # of a picture that is scaled up
 
 
 class _Request(NamedTuple):
@@ -65,8 +67,8 @@ def _request(
     if frame.quarters % 2:
         width, height = height, width
     changed = ""
-    if scale is not None and tuple(scale) != (width, height):
-        width, height = scale
+    if scale is not None and (size := _size_of(scale)) != (width, height):
+        width, height = size
         changed = "scaled"
     tone = ""
     if tone_map:
@@ -78,6 +80,16 @@ def _request(
         changed = "tone-mapped"
         fourcc = fourcc or "AB24"
     return _Request(out, (width, height), None if fourcc is None else Fourcc(fourcc), route, damage, tone, changed)
+
+
+def _size_of(scale: Iterable[int]) -> tuple[int, int]:
+    try:
+        width, height = (value.__index__() for value in scale)
+    except (AttributeError, TypeError, ValueError):
+        raise DescriptorError(f"scale is {reprlib.repr(scale)}; give two whole numbers of pixels: width, height") from None
+    if width < 1 or height < 1 or width * height > _MOST_PIXELS:
+        raise DescriptorError(f"scale is {width}x{height} pixels; both must be at least 1, and all of it {_MOST_PIXELS}")
+    return width, height
 
 
 _readers: weakref.WeakSet[Reader] = weakref.WeakSet()

@@ -85,7 +85,7 @@ def _bare() -> set[str]:
 # Modules live in rooms; a folder is a room.
 ROOMS = {
     "vocabulary": {"errors", "words", "fds", "fourcc", "modifier", "color", "_drm_fourcc"},
-    "values": {"dmabuf", "frame", "surface", "pixels", "damage"},
+    "values": {"dmabuf", "frame", "surface", "pixels", "damage", "scene"},
     "plan": {"plan"},
     "cpu": {"sync", "mapped", "pending", "yuvcpu"},  # what a read does without GL
     "importer": {"importer"},
@@ -111,7 +111,7 @@ ARROWS: dict[str, set[str]] = {
     "reader": {"vocabulary", "kernel", "values", "wire", "plan", "cpu", "egl", "gl", "importer"},
     "sending": {"vocabulary", "values", "wire"},
     # Two sources read for themselves: a screen made of several planes, and a guest that must not wait for our caller.
-    "sources": {"vocabulary", "kernel", "values", "wire", "reader", "composing"},
+    "sources": {"vocabulary", "kernel", "values", "wire", "plan", "reader", "composing"},
     "sinks": {"vocabulary", "values"},
 }
 ARROWS["cli"] = ARROWS["tools"] = {*ROOMS, *FOLDERS}

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from glreadback import Fourcc, Frame, Reader, Rect, Surface
+from glreadback import Fourcc, Frame, Reader, Rect, Surface, scene
 from glreadback.compose import compose, placed
 from glreadback.errors import DescriptorError, SourceError, SourceSyntaxError
-from glreadback.sources import _scene, kms
-from glreadback.sources._scene import COVERAGE, NONE, PREMULTIPLIED, Area, Layer
+from glreadback.scene import COVERAGE, NONE, PREMULTIPLIED, Area, Layer
+from glreadback.sources import kms
 
 W, H = 64, 48
 ROTATIONS = [turn | flip for turn in (1, 2, 4, 8) for flip in (0, 16, 32, 48)]
@@ -51,7 +51,7 @@ VALUES |= {"CRTC_X": 2**64 - 7, "CRTC_Y": 3, "CRTC_W": 10, "CRTC_H": 5, "zpos": 
 
 
 def test_a_plane_s_properties() -> None:
-    layer = _scene.layer(31, 5, int(Fourcc("NV12")), (16, 8), VALUES, {"COLOR_ENCODING": "ITU-R BT.2020 YCbCr"})
+    layer = scene.layer(31, 5, int(Fourcc("NV12")), (16, 8), VALUES, {"COLOR_ENCODING": "ITU-R BT.2020 YCbCr"})
     assert (layer.kind, layer.zpos, layer.rotation, layer.fourcc) == ("overlay", 4, 0x12, "NV12")
     assert layer.source == (0.5, 0, 10, 5)
     assert layer.source.whole == (0, 0, 11, 5)
@@ -64,13 +64,13 @@ def test_a_plane_s_properties() -> None:
 
 @pytest.mark.parametrize(("value", "wanted"), [(2**64 - 7, -7), (2**32 - 7, -7), (7, 7), (2**31 - 1, 2**31 - 1)])
 def test_places_are_signed_whether_the_driver_extends_them_or_not(value: int, wanted: int) -> None:
-    assert _scene.layer(31, 5, int(Fourcc("XR24")), (16, 8), VALUES | {"CRTC_X": value}, {}).target.x == wanted
+    assert scene.layer(31, 5, int(Fourcc("XR24")), (16, 8), VALUES | {"CRTC_X": value}, {}).target.x == wanted
 
 
 @pytest.mark.parametrize("change", [{"SRC_W": 16 << 16}, {"SRC_H": (8 << 16) + 1}, {"SRC_W": 0}, {"SRC_X": 2**32 - 1}])
 def test_a_rectangle_that_is_not_of_this_framebuffer(change: dict[str, int]) -> None:
     with pytest.raises(DescriptorError, match=r"plane 31 shows \d+x\S+ of a framebuffer of 16x8"):
-        _scene.layer(31, 5, int(Fourcc("XR24")), (16, 8), VALUES | change, {})
+        scene.layer(31, 5, int(Fourcc("XR24")), (16, 8), VALUES | change, {})
 
 
 # ---- rotation
@@ -92,7 +92,7 @@ def test_the_transform_of_a_frame_undoes_what_the_plane_does(rotation: int, memf
     pixels = noise(5, 7)
     buffer = DmaBuf(7, 5, "AR24", [Plane(memfd(pixels.tobytes()), 0, 28)])
     with Reader("software") as reader:
-        surface = reader.read(Frame(buffer, transform=_scene.transform_of(rotation)))
+        surface = reader.read(Frame(buffer, transform=scene.transform_of(rotation)))
     assert np.array_equal(np.asarray(surface), shown_by_a_plane(rotation, pixels))
 
 
@@ -111,7 +111,7 @@ def test_composing_turns_as_the_plane_does(rotation: int) -> None:
 
 
 def order(*layers: Layer, cursor: bool = True) -> list[int]:
-    return [layer.plane for layer in _scene.seen(layers, W, H, cursor)]
+    return [layer.plane for layer in scene.seen(layers, W, H, cursor)]
 
 
 SMALL = Rect(1, 1, 5, 5)
@@ -184,8 +184,8 @@ def test_a_plane_of_alpha_zero_is_not_there() -> None:
     ],
 )
 def test_a_screen_of_one_framebuffer(change: dict[str, Any], wanted: object) -> None:
-    assert _scene.alone([a_layer(**change)], W, H) == wanted
-    assert _scene.alone([a_layer(**change), a_layer(2)], W, H) is None
+    assert scene.alone([a_layer(**change)], W, H) == wanted
+    assert scene.alone([a_layer(**change), a_layer(2)], W, H) is None
 
 
 # ---- blending
@@ -262,8 +262,8 @@ def test_sixteen_bits_stay_sixteen() -> None:
     got = composed((layers[0], below), (layers[1], above), kind=np.uint16)
     wanted = above[..., :3] + (1 - above[..., 3:] / 65535) * below[..., :3]
     assert np.abs(got[..., :3] - wanted).max() <= 0.5 + 1e-9
-    assert _scene.deep(layers)
-    assert not _scene.deep([a_layer(1), a_layer(2, fourcc=Fourcc("NV12"))])
+    assert scene.deep(layers)
+    assert not scene.deep([a_layer(1), a_layer(2, fourcc=Fourcc("NV12"))])
 
 
 # ---- scaling

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from .. import scene as screen_scene
 from ..dmabuf import DmaBuf, Plane
 from ..errors import DescriptorError, GlReadbackError, SourceError, SourceSyntaxError
 from ..fds import OwnedFd
@@ -21,7 +22,7 @@ from ..frame import Frame
 from ..kernel import drm
 from ..modifier import Modifier
 from ..words import choices, shown
-from . import _scene, spec
+from . import spec
 from ._memory import Memory
 from .base import Source, SourceTimeout
 
@@ -109,7 +110,7 @@ class KmsSource(Source):
             now = self._card.screen(self._crtc)
             if now is None:
                 return None
-            scene: dict[_scene.Layer, DmaBuf] = {}
+            scene: dict[screen_scene.Layer, DmaBuf] = {}
             with self._buffers.collecting():
                 try:
                     for state in now.planes:
@@ -120,14 +121,16 @@ class KmsSource(Source):
             # One has gone, or another is shown instead meanwhile, whose number may even be the same.
             if len(scene) < len(now.planes) or (left and self._card.screen(self._crtc) != now):
                 continue
-            layers = _scene.seen(scene, now.width, now.height, self._cursor)
+            layers = screen_scene.seen(scene, now.width, now.height, self._cursor)
             if not layers:
                 return None
             return self._single(layers, scene, now) or self._composed(layers, scene, now, timeout)
         raise SourceError(f"the screen {self._origin} changes faster than it can be looked at")
 
-    def _single(self, layers: list[_scene.Layer], scene: Mapping[_scene.Layer, DmaBuf], now: _Screen) -> Frame | None:
-        alone = _scene.alone(layers, now.width, now.height)
+    def _single(
+        self, layers: list[screen_scene.Layer], scene: Mapping[screen_scene.Layer, DmaBuf], now: _Screen
+    ) -> Frame | None:
+        alone = screen_scene.alone(layers, now.width, now.height)
         if alone is None:
             return None
         visible, transform, fourcc = alone
@@ -140,14 +143,14 @@ class KmsSource(Source):
         return Frame(buffer, time=time.monotonic(), origin=self._origin, device=self._card.render_node)
 
     def _composed(
-        self, layers: list[_scene.Layer], scene: Mapping[_scene.Layer, DmaBuf], now: _Screen, timeout: float | None
+        self, layers: list[screen_scene.Layer], scene: Mapping[screen_scene.Layer, DmaBuf], now: _Screen, timeout: float | None
     ) -> Frame:
         import numpy
 
         from ..compose import compose
         from ..reader import DEFAULT_TIMEOUT, Reader
 
-        deep = _scene.deep(layers)
+        deep = screen_scene.deep(layers)
         # Four components either way; with eight bits in the order that screens have.
         pixel, size = ("AB48", 8) if deep else ("AR24", 4)
         if self._memory is None or self._memory.size < now.width * now.height * size:
@@ -365,7 +368,7 @@ class _Card(OwnedFd):
         mode = state.mode
         return _Screen(mode.width, mode.height, f"{mode.width}x{mode.height} at {mode.refresh} Hz", (state.x, state.y), planes)
 
-    def layer(self, state: drm.PlaneState, buffer: DmaBuf, now: _Screen | None) -> _scene.Layer:
+    def layer(self, state: drm.PlaneState, buffer: DmaBuf, now: _Screen | None) -> screen_scene.Layer:
         """A plane with its framebuffer as a layer. Raises DescriptorError where they do not fit each other."""
         fd = self.fileno()
         values, words = {}, {}
@@ -379,7 +382,7 @@ class _Card(OwnedFd):
             (x, y), width, height = now.origin, now.width, now.height
             values |= {"CRTC_X": 0, "CRTC_Y": 0, "CRTC_W": width, "CRTC_H": height}
             values |= {"SRC_X": x << 16, "SRC_Y": y << 16, "SRC_W": width << 16, "SRC_H": height << 16}
-        return _scene.layer(state.id, state.framebuffer, int(buffer.fourcc), (buffer.width, buffer.height), values, words)
+        return screen_scene.layer(state.id, state.framebuffer, int(buffer.fourcc), (buffer.width, buffer.height), values, words)
 
 
 _ADVICE = {

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from producers import DRIVERS, PRODUCERS, Made, Producer, ReadLog, open_card, vivid
+from producers import DRIVERS, Made, Producer, ReadLog, open_card, vivid
 from trap import surfaceless
 from watch import open_fds
 

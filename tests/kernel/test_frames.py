@@ -343,13 +343,13 @@ def test_fileno_in_an_event_loop(gpu: Reader, producer: Producer) -> None:
 def test_submit_to_a_device_that_waits_itself(waiting: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fence of the buffer goes to the GPU; its pixels are those of when it signalled."""
     given: list[bool] = []
-    real = fence.wait_on_waiting
+    real = fence.wait_on_gpu
 
     def noted(display: Any, sync_file: int) -> bool:
         given.append(real(display, sync_file))
         return given[-1]
 
-    monkeypatch.setattr(fence, "wait_on_waiting", noted)
+    monkeypatch.setattr(fence, "wait_on_gpu", noted)
     with fenced() as (made, writer):
         released: list[float] = []
         timer = writer.later(before=lambda: writer.draw(11))

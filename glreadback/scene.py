@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from math import ceil, floor
 from typing import NamedTuple
 
-from ..color import Color
-from ..errors import DescriptorError
-from ..fourcc import Fourcc
-from ..frame import TRANSFORMS, Rect
+from .color import Color
+from .errors import DescriptorError
+from .fourcc import Fourcc
+from .frame import TRANSFORMS, Rect
 
 KINDS = ("overlay", "primary", "cursor")  # DRM_PLANE_TYPE_*
 _BOTTOM_UP = ("primary", "overlay", "cursor")  # where no zpos says it
