@@ -48,6 +48,7 @@ from .pending import Pending
 from .plan import ROUTES, Capabilities, Route, default_fourcc
 from .reader import DEFAULT_TIMEOUT, Reader, _request, _wanted_of
 from .surface import Surface, array_shape, element, packed_row
+from .sync import check_fence
 from .wire.frames import format_header, parse_object
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ class _Process:
         self.busy = True
         try:
             send()
-        except OSError:
+        except ConnectionError:  # EPIPE, ECONNRESET
             raise self.crashed("") from None
 
     def _receive(self, seconds: float) -> dict[str, Any]:
@@ -500,6 +501,9 @@ class IsolatedReader(Reader):
         self, picture: DmaBuf | Frame, checked: Checked, memory: _Memory | None, request: dict[str, Any], seconds: float
     ) -> dict[str, Any]:
         """Ask something about a picture, to be answered in memory."""
+        fence = checked.frame.acquire_fence
+        if fence is not None:
+            check_fence(fence)
         told, fds = self._introduce(picture, checked)
         request.update(told)
         process = self._process
@@ -513,7 +517,7 @@ class IsolatedReader(Reader):
         try:
             return self._ask(request, fds, seconds + _GRACE + buf.width * buf.height * _GRACE_PIXEL)
         finally:
-            if checked.frame.acquire_fence is not None and self._process is not None:
+            if fence is not None and self._process is not None:
                 self._gone.append(told["picture"])
 
     # Public

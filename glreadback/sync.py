@@ -29,6 +29,14 @@ def _wait_fence(fd: int, deadline: float, timeout: float, which: str) -> None:
         raise FenceTimeout(f"{which} did not signal within {timeout:g} s; is the producer still drawing, or gone?")
 
 
+def check_fence(fence: int) -> None:
+    """Check that a fence's descriptor is open. Raises DescriptorError."""
+    try:
+        os.fstat(fence)
+    except OSError as error:
+        raise DescriptorError(f"the acquire fence, descriptor {fence}, is not open ({error.strerror})") from None
+
+
 def wait(fds: Iterable[int], fence: int | None, timeout: float) -> None:
     """Wait until the producer is done: for an explicit sync file, and for the writers' fences on each dma-buf.
 
@@ -38,10 +46,7 @@ def wait(fds: Iterable[int], fence: int | None, timeout: float) -> None:
     """
     deadline = time.monotonic() + timeout
     if fence is not None:
-        try:
-            os.fstat(fence)
-        except OSError as error:
-            raise DescriptorError(f"the acquire fence, descriptor {fence}, is not open ({error.strerror})") from None
+        check_fence(fence)
         _wait_fence(fence, deadline, timeout, f"the acquire fence (descriptor {fence})")
     for fd in fds:
         # POLLIN on a dma-buf: its writers' fences have signalled. Nothing to wait for is the common case.

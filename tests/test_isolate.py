@@ -155,7 +155,7 @@ CASES: dict[str, tuple[Make, dict[str, Any]]] = {
     "INVALID": (lambda fd: DmaBuf(37, 21, "XR24", [Plane(fd, 0, 148)], Modifier.INVALID), {}),
     "device": (lambda fd: Frame(_place(fd, "XR24", 37, 21), device="/dev/dri/nothing"), {}),
     "time": (
-        lambda fd: Frame(_place(fd, "XR24", 37, 21), time=float("nan"), origin="x" * 100_000, damage=((0, 0, 1, 1),) * 5000),
+        lambda fd: Frame(_place(fd, "XR24", 37, 21), time=float("nan"), origin="x" * 20_000, damage=((0, 0, 1, 1),) * 5000),
         {},
     ),  # fmt: skip
     "short time-out": (lambda fd: _place(fd, "XR24", 37, 21), {"timeout": np.float32(0.5)}),
@@ -195,7 +195,9 @@ def test_iterators_are_looked_at_once(both: tuple[Reader, Reader], noise_fd: int
     out = isolated.read(buf)
     out.array()[...] = 0
     isolated.read(buf, out, damage=(iter(part) for part in ([1, 1, 3, 3], [20, 10, 5, 5])))
-    assert np.count_nonzero(np.any(out.array(), axis=-1)) == 9 + 25
+    expected = Surface.allocate(37, 21, "XR24")
+    direct.read(buf, expected, damage=([1, 1, 3, 3], [20, 10, 5, 5]))
+    assert out.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("where", ["shared", "own"])
@@ -326,7 +328,7 @@ WRONG: dict[str, tuple[Callable[[int], Any], dict[str, Any]]] = {
     "no scale": (lambda fd: _place(fd, "XR24", 9, 9), {"scale": (0, 5)}),
     "nothing to map": (lambda fd: _place(fd, "XR24", 9, 9), {"tone_map": True}),
     "damage without out": (lambda fd: _place(fd, "XR24", 9, 9), {"damage": []}),
-    "impossible fourcc": (lambda fd: _place(fd, "XR24", 9, 9), {"fourcc": "NV12"}),
+    "impossible fourcc": (lambda fd: _place(fd, "XR24", 9, 9), {"fourcc": "XV36"}),
     "no fourcc": (lambda fd: _place(fd, "XR24", 9, 9), {"fourcc": "nonsense"}),
     "no fence": (lambda fd: Frame(_place(fd, "XR24", 9, 9), acquire_fence=1_000_000), {}),
 }
@@ -348,6 +350,11 @@ def test_errors_are_those_of_a_direct_read(both: tuple[Reader, Reader], noise_fd
         assert vars(isolated) == vars(direct)
         good = _place(noise_fd, "XR24", 9, 9)
         assert both[1].read(good).tobytes() == both[0].read(good).tobytes()
+
+
+def test_a_fourcc_that_no_surface_has(both: tuple[Reader, Reader], noise_fd: int) -> None:
+    with pytest.raises(DescriptorError, match="NV12 has 2 planes; a surface holds packed pixels"):
+        both[1].read(_place(noise_fd, "XR24", 9, 9), fourcc="NV12")
 
 
 def test_a_rejection_keeps_its_facts(both: tuple[Reader, Reader], noise_fd: int) -> None:
@@ -424,7 +431,7 @@ def test_a_helper_that_is_gone(
     ]
     for read in reads if way != "stopped" else [reads[0]]:
         isolated.read(made.buf, out)
-        held, pid = Held.now(), _pid(isolated)
+        held, pid = _held(), _pid(isolated)
         act(isolated)
         if way not in ("stopped", "exit"):
             assert _dead(pid)
@@ -437,7 +444,12 @@ def test_a_helper_that_is_gone(
             assert np.array_equal(pixels(isolated.read(made.buf, out)), made.rows())
         assert _pid(isolated) != pid
         assert np.array_equal(pixels(kept), made.rows())
-        assert Held.now() == held
+        assert _held() == held
+
+
+def _held() -> list[str]:
+    """What is open, but for the memory of surfaces, of which a few are kept for the next one."""
+    return [name for name in Held.now().fds if "glreadback-surface" not in name]
 
 
 def _dead(pid: int) -> bool:
@@ -700,7 +712,7 @@ def test_fenced_frames_leave_nothing_in_the_helper(isolated: IsolatedReader, noi
 ATTEMPTS = """
     import ctypes, errno, json, os, signal, socket, subprocess, sys, threading
 
-    ours = int(sys.argv[1])  # the parent's pid
+    victim = int(sys.argv[1])  # another process of the same user
     folder = sys.argv[2]
     from glreadback import helper
     if sys.argv[3] == "landlock":
@@ -751,11 +763,11 @@ ATTEMPTS = """
         "truncate": lambda: os.truncate(folder + "/there", 0),
         "chmod": lambda: os.chmod(folder + "/there", 0o777),
         "change its times": lambda: os.utime(folder + "/there", (0, 0)),
-        "signal the parent": lambda: os.kill(ours, 0),
-        "signal the parent by its pidfd": lambda: signal.pidfd_send_signal(os.pidfd_open(ours), 0),
-        "trace the parent": lambda: raw(101, 16, ours, 0, 0),
-        "take a descriptor of the parent's": lambda: raw(438, os.pidfd_open(ours), 0, 0),
-        "change the parent's limits": lambda: __import__("resource").prlimit(ours, 7, (5, 5)),
+        "signal another process": lambda: os.kill(victim, 0),
+        "signal it by its pidfd": lambda: signal.pidfd_send_signal(os.pidfd_open(victim), 0),
+        "trace it": lambda: raw(101, 16, victim, 0, 0),
+        "take a descriptor of its": lambda: raw(438, os.pidfd_open(victim), 0, 0),
+        "change its limits": lambda: __import__("resource").prlimit(victim, 7, (5, 5)),
         "io_uring": lambda: raw(425, 1, ctypes.addressof(ctypes.create_string_buffer(256))),
         "a new user namespace": lambda: raw(272, 0x10000000),
         "mount": lambda: raw(165, 0, 0, 0, 0, 0),
@@ -796,7 +808,11 @@ def test_what_it_cannot_do(tmp_path: Path, what: str) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "socket"))
         listening.listen()
-        rights, found = json.loads(_run(ATTEMPTS, str(os.getpid()), str(tmp_path), what))
+        with subprocess.Popen(["sleep", "60"]) as victim:
+            try:
+                rights, found = json.loads(_run(ATTEMPTS, str(victim.pid), str(tmp_path), what))
+            finally:
+                victim.kill()
     if not rights["landlock"] and what != "seccomp":
         pytest.skip("this kernel has no Landlock")
     if not rights["seccomp"] and what != "landlock":
@@ -883,7 +899,7 @@ NONSENSE: dict[str, bytes] = {
     "no JSON": b"{",
     "no object": b"[1]",
     "no text": b"\xff\xfe",
-    "nested": b"[" * 100_000,
+    "nested": b"[" * 50_000,
     "a number of many digits": b'{"route": ' + b"9" * 5000 + b"}",
     "NaN": b'{"route": NaN}',
     "infinity": b'{"route": 1e999}',
@@ -1002,7 +1018,7 @@ def test_nothing_is_injected_by_facts(lying: Callable[..., IsolatedReader], nois
 
 def test_no_words_go_to_the_terminal_as_they_are(lying: Callable[..., IsolatedReader], noise_fd: int) -> None:
     """Escape sequences, surrogates, kilobytes: a message is one printable line, not too long."""
-    text = "a\x1b]0;title\x07\nb\udc80\u202ec" + "x" * 100_000
+    text = "a\x1b]0;title\x07\nb\udc80\u202ec" + "x" * 20_000
     for reply in (_error(message=text), _error(error="DescriptorError", message=text), _error(egl_code=text)):
         with pytest.raises((ImportRejected, DescriptorError)) as caught:
             lying(READY, reply).read(_place(noise_fd, "XR24", 9, 9))

@@ -718,9 +718,9 @@ def test_the_listener_says_what_it_takes(fake: FakeQemu) -> None:
 
 
 def test_a_picture_that_grew_old_while_nobody_listened_is_not_given_out(tmp_path: Path) -> None:
-    with contextlib.closing(FakeQemu(tmp_path / "qmp", grown_old=(b"o" * 32, b"n" * 32))) as fake:
-        with QemuSource(os.fspath(fake.path)) as source:
-            assert pixels_of(next(source.frames(timeout=5))) == b"n" * 32
+    fake = FakeQemu(tmp_path / "qmp", grown_old=(b"o" * 32, b"n" * 32))
+    with contextlib.closing(fake), QemuSource(os.fspath(fake.path)) as source:
+        assert pixels_of(next(source.frames(timeout=5))) == b"n" * 32
 
 
 def test_a_dma_buf_is_read_before_the_update_is_answered(fake: FakeQemu, memory: Memory) -> None:

@@ -170,7 +170,8 @@ def _connect_peer(path: str, deadline: float) -> Connection:
 def hand_over(monitor: socket.socket, fd: int, deadline: float) -> None:
     """Give QEMU, over its QMP socket, the other end of a display connection."""
     lines = Lines(monitor, qmp.MAX_LINE, 0)
-    if not qmp.is_greeting(_line(lines, deadline, ". Has another client this socket? QMP serves one at a time")):
+    busy = ". Is it stopped, or has another client this socket? QMP serves one at a time"
+    if not qmp.is_greeting(_line(lines, deadline, busy)):
         raise SourceError("what listens there is no QMP socket")
     name = f"glreadback-{os.getpid()}"
     for command, rights in (
