@@ -22,6 +22,7 @@ _HOMES = {
     "GlReadbackError": "errors",
     "ImportRejected": "errors",
     "Modifier": "modifier",
+    "Pending": "pending",
     "Plane": "dmabuf",
     "Reader": "reader",
     "ReaderCrashed": "errors",
@@ -33,6 +34,7 @@ _HOMES = {
     "export_texture": "egl.image",
     "open_source": "sources",
     "read": "reader",
+    "send_frame": "send",
 }
 
 if TYPE_CHECKING:
@@ -52,8 +54,10 @@ if TYPE_CHECKING:
     from .fourcc import Fourcc
     from .frame import Frame, Rect
     from .modifier import Modifier
+    from .pending import Pending
     from .plan import Route
     from .reader import Reader, read
+    from .send import send_frame
     from .sources import open_source
     from .surface import Surface
 
@@ -68,6 +72,7 @@ __all__ = [
     "GlReadbackError",
     "ImportRejected",
     "Modifier",
+    "Pending",
     "Plane",
     "Reader",
     "ReaderCrashed",
@@ -80,6 +85,7 @@ __all__ = [
     "export_texture",
     "open_source",
     "read",
+    "send_frame",
 ]
 
 

@@ -696,3 +696,5 @@ class IsolatedReader(Reader):
         if getattr(self, "_process", None) is not None:
             warnings.warn("unclosed glreadback.Reader", ResourceWarning, source=self, stacklevel=2)
             self._end()
+        if hasattr(self, "_pool"):
+            self._pool.close()

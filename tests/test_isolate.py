@@ -449,7 +449,7 @@ def test_a_helper_that_is_gone(
 
 def _held() -> list[str]:
     """What is open, but for the memory of surfaces, of which a few are kept for the next one."""
-    return [name for name in Held.now().fds if "glreadback-surface" not in name]
+    return [name.partition("[")[0] for name in Held.now().fds if "glreadback-surface" not in name]
 
 
 def _dead(pid: int) -> bool:
@@ -536,7 +536,8 @@ def re_one_line(text: str) -> bool:
 def test_a_limit_that_python_itself_exceeds(leaks: Callable[[], None], noise_fd: int, limit: int) -> None:
     with Reader("software", isolate=True, memory_limit=limit) as reader:
         for _ in range(2):
-            with pytest.raises(ReaderCrashed, match=r"(exited with status|was killed by)"):
+            # Where Python gets as far as asking for a display, that is what fails.
+            with pytest.raises((ReaderCrashed, DeviceError), match=r"exited with status|was killed by|no device can read"):
                 reader.read(_place(noise_fd, "XR24", 9, 9))
     gc.collect()
 
@@ -741,6 +742,8 @@ ATTEMPTS = """
         if os.fork() == 0:
             os._exit(0)
 
+    scratch = ctypes.create_string_buffer(256)
+
     def raw(number, *arguments):
         if libc.syscall(ctypes.c_long(number), *map(ctypes.c_long, arguments)) < 0:
             raise OSError(ctypes.get_errno(), "")
@@ -768,7 +771,7 @@ ATTEMPTS = """
         "trace it": lambda: raw(101, 16, victim, 0, 0),
         "take a descriptor of its": lambda: raw(438, os.pidfd_open(victim), 0, 0),
         "change its limits": lambda: __import__("resource").prlimit(victim, 7, (5, 5)),
-        "io_uring": lambda: raw(425, 1, ctypes.addressof(ctypes.create_string_buffer(256))),
+        "io_uring": lambda: raw(425, 1, ctypes.addressof(scratch)),
         "a new user namespace": lambda: raw(272, 0x10000000),
         "mount": lambda: raw(165, 0, 0, 0, 0, 0),
         "bpf": lambda: raw(321, 0, 0, 0),
@@ -776,6 +779,8 @@ ATTEMPTS = """
     }
     found = {}
     for name, attempt in attempts.items():
+        if len(sys.argv) > 4 and name not in json.loads(sys.argv[4]):
+            continue
         try:
             attempt()
             found[name] = "done"
@@ -805,12 +810,13 @@ NOT_BY_SECCOMP = {"read and write a file"}  # an open for both is what devices n
 def test_what_it_cannot_do(tmp_path: Path, what: str) -> None:
     """The kernel is asked: a process with the helper's rights tries it all."""
     (tmp_path / "there").write_text("precious")
+    only = [json.dumps(sorted(BY_LANDLOCK))] if what == "landlock" else []
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "socket"))
         listening.listen()
         with subprocess.Popen(["sleep", "60"]) as victim:
             try:
-                rights, found = json.loads(_run(ATTEMPTS, str(victim.pid), str(tmp_path), what))
+                rights, found = json.loads(_run(ATTEMPTS, str(victim.pid), str(tmp_path), what, *only))
             finally:
                 victim.kill()
     if not rights["landlock"] and what != "seccomp":
@@ -820,7 +826,7 @@ def test_what_it_cannot_do(tmp_path: Path, what: str) -> None:
     if what == "both":
         assert (tmp_path / "there").read_text() == "precious"
         assert sorted(path.name for path in tmp_path.iterdir()) == ["socket", "there"]
-    expected = BY_LANDLOCK if what == "landlock" else found.keys() - (NOT_BY_SECCOMP if what == "seccomp" else set())
+    expected = found.keys() - (NOT_BY_SECCOMP if what == "seccomp" else set())
     allowed = {name: said for name, said in found.items() if name in expected and said not in ("EPERM", "EACCES", "ENOSYS")}
     assert allowed == {}
 

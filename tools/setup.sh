@@ -5,8 +5,8 @@ set -eu
 
 mesa_wanted=25.0.3
 runtime="libegl1 libgles2 libegl-mesa0 libgl1-mesa-dri"
-# The kernel lane (tools/vm.py) boots a Debian kernel under QEMU, with two sample drivers built for it.
-lane="qemu-system-x86 busybox-static kmod gcc binutils xz-utils"
+# The kernel lane (tools/vm.py) boots a Debian kernel under QEMU, with sample drivers built for it; the qemu: source is tested against real guests.
+lane="qemu-system-x86 qemu-system-modules-opengl dbus-daemon busybox-static kmod gcc binutils xz-utils"
 
 case "${1:-}" in
     runtime) packages="$runtime" ;;

@@ -162,6 +162,16 @@ class _Shot:
 
 
 def _take(reader: Reader, frame: Frame, path: str, format: str | None, args: argparse.Namespace) -> _Shot:
+    release, frame = frame.release, dataclasses.replace(frame, release=None)
+    try:
+        return _taken(reader, frame, path, format, args)
+    finally:
+        # Once, when a second read for --verify is over too.
+        if release is not None:
+            release()
+
+
+def _taken(reader: Reader, frame: Frame, path: str, format: str | None, args: argparse.Namespace) -> _Shot:
     start = time.perf_counter()
     options: dict[str, Any] = {"tone_map": True} if args.tone_map else {}
     if args.scale is not None:

@@ -14,7 +14,7 @@ from ..dmabuf import DmaBuf, Plane
 from ..errors import DeviceError, ImportRejected
 from ..modifier import Modifier
 from .device import Display
-from .gaps import egl, error_name, function, get_integer, is_null
+from .gaps import egl, error_name, function, get_integer, handle_value, is_null
 
 # Per plane: fd, offset, pitch, and modifier low and high (EGL_EXT_image_dma_buf_import_modifiers).
 _PLANE_ATTRIBUTES = (
@@ -59,15 +59,20 @@ def create_image(
         if with_modifier:
             # EGLint is signed: the halves go in as the same 32 bits.
             attributes += [names[3], _signed(modifier & 0xFFFFFFFF), names[4], _signed(modifier >> 32)]
-    try:
-        image = eglCreateImageKHR(
-            display.handle, egl.EGL_NO_CONTEXT, dma.EGL_LINUX_DMA_BUF_EXT, None, [*attributes, *hints, egl.EGL_NONE]
-        )
-    except egl.EGLError as error:
-        raise Refused(error_name(error)) from None
-    if is_null(image):
-        raise Refused("EGL_SUCCESS")
+    attributes += hints
+    attributes.append(_NONE)
+    # Straight to the driver, as a buffer may be new in every frame: PyOpenGL takes as long over the list as all else does.
+    image = _create(handle_value(display.handle), None, _LINUX_DMA_BUF, None, (ctypes.c_int * len(attributes))(*attributes))
+    if not image:
+        raise Refused(_ERRORS.get(code := int(egl.eglGetError()), hex(code)))
     return image
+
+
+_NONE, _LINUX_DMA_BUF = 0x3038, 0x3270
+_pointer = ctypes.c_void_p
+_create = function("eglCreateImageKHR", _pointer, _pointer, _pointer, ctypes.c_uint, _pointer, _pointer)
+_destroy = function("eglDestroyImageKHR", ctypes.c_uint, _pointer, _pointer)
+_ERRORS = {int(getattr(egl, name)): name for name in (*_ADVICE, "EGL_NOT_INITIALIZED", "EGL_BAD_DISPLAY", "EGL_CONTEXT_LOST")}
 
 
 class Refused(Exception):
@@ -95,7 +100,7 @@ def rejected(buf: DmaBuf, display: Display, code: str, accepted: Sequence[int]) 
 
 def destroy_image(display: Display, image: Any) -> None:
     """Give the image back. The driver lets go of the buffer when no texture uses it any more."""
-    eglDestroyImageKHR(display.handle, image)
+    _destroy(handle_value(display.handle), image)
 
 
 _EXPORT = "EGL_MESA_image_dma_buf_export"

@@ -7,9 +7,23 @@ from typing import Any
 
 from OpenGL import GLES3 as gl
 
-from ..egl.gaps import delete, generate, image_target_texture_2d
+from ..egl.gaps import delete, function, generate, image_target_texture_2d
 
 EXTERNAL = 0x8D65  # GL_TEXTURE_EXTERNAL_OES
+# No mipmaps, no filtering, no wrapping: a fetch gives the texel. TEXTURE_MIN_FILTER, _MAG_FILTER, _WRAP_S and _T.
+_PLAIN = ((0x2801, 0x2600), (0x2800, 0x2600), (0x2802, 0x812F), (0x2803, 0x812F))
+_TEXTURE_2D, _FRAMEBUFFER, _COLOR_ATTACHMENT0, _COMPLETE = 0x0DE1, 0x8D40, 0x8CE0, 0x8CD5
+
+_uint, _int = ctypes.c_uint, ctypes.c_int
+# Straight to the driver (see pixels.py): a buffer may be new in every frame.
+_bind_texture = function("glBindTexture", None, _uint, _uint)
+_parameter = function("glTexParameteri", None, _uint, _uint, _int)
+_bind_framebuffer = function("glBindFramebuffer", None, _uint, _uint)
+_framebuffer_texture = function("glFramebufferTexture2D", None, _uint, _uint, _uint, _uint, _int)
+_framebuffer_status = function("glCheckFramebufferStatus", _uint, _uint)
+_storage = function("glTexStorage2D", None, _uint, _int, _uint, _int, _int)
+_read_pixels = function("glReadPixels", None, _int, _int, _int, _int, _uint, _uint, ctypes.c_void_p)
+_get_error = function("glGetError", _uint)
 
 
 class Texture:
@@ -22,16 +36,13 @@ class Texture:
 
     def __init__(self, image: Any, external: bool) -> None:
         self.image = image
-        self.target = EXTERNAL if external else gl.GL_TEXTURE_2D
+        self.target = EXTERNAL if external else _TEXTURE_2D
         self.name = generate("Textures")
         self.framebuffer = 0
         try:
-            gl.glBindTexture(self.target, self.name)
-            # No mipmaps, no filtering, no wrapping: a fetch gives the texel.
-            gl.glTexParameteri(self.target, gl.GL_TEXTURE_MIN_FILTER, gl.GL_NEAREST)
-            gl.glTexParameteri(self.target, gl.GL_TEXTURE_MAG_FILTER, gl.GL_NEAREST)
-            gl.glTexParameteri(self.target, gl.GL_TEXTURE_WRAP_S, gl.GL_CLAMP_TO_EDGE)
-            gl.glTexParameteri(self.target, gl.GL_TEXTURE_WRAP_T, gl.GL_CLAMP_TO_EDGE)
+            _bind_texture(self.target, self.name)
+            for name, value in _PLAIN:
+                _parameter(self.target, name, value)
             image_target_texture_2d(self.target, image)
             _check("glEGLImageTargetTexture2DOES")
         except BaseException:
@@ -46,7 +57,7 @@ class Texture:
 
     def rebind(self) -> None:
         """See the buffer's present content where the driver took a copy or has compressed state of its own."""
-        gl.glBindTexture(self.target, self.name)
+        _bind_texture(self.target, self.name)
         image_target_texture_2d(self.target, self.image)
 
     def delete(self) -> None:
@@ -65,10 +76,10 @@ class GLFailure(Exception):
 def attach(texture: int) -> int:
     """A new framebuffer with that texture as its colour; the caller deletes it. Raises GLFailure."""
     framebuffer = generate("Framebuffers")
-    gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, framebuffer)
-    gl.glFramebufferTexture2D(gl.GL_FRAMEBUFFER, gl.GL_COLOR_ATTACHMENT0, gl.GL_TEXTURE_2D, texture, 0)
-    status = int(gl.glCheckFramebufferStatus(gl.GL_FRAMEBUFFER))
-    if status != gl.GL_FRAMEBUFFER_COMPLETE:
+    _bind_framebuffer(_FRAMEBUFFER, framebuffer)
+    _framebuffer_texture(_FRAMEBUFFER, _COLOR_ATTACHMENT0, _TEXTURE_2D, texture, 0)
+    status = _framebuffer_status(_FRAMEBUFFER)
+    if status != _COMPLETE:
         delete("Framebuffers", framebuffer)
         raise GLFailure(f"the framebuffer is incomplete (0x{status:04X})")
     return framebuffer
@@ -82,10 +93,10 @@ def let_go(drawn: bool) -> None:
     texture = generate("Textures")
     framebuffer = 0
     try:
-        gl.glBindTexture(gl.GL_TEXTURE_2D, texture)
-        gl.glTexStorage2D(gl.GL_TEXTURE_2D, 1, gl.GL_RGBA8, 1, 1)
+        _bind_texture(_TEXTURE_2D, texture)
+        _storage(_TEXTURE_2D, 1, 0x8058, 1, 1)  # RGBA8
         framebuffer = attach(texture)
-        gl.glReadPixels(0, 0, 1, 1, gl.GL_RGBA, gl.GL_UNSIGNED_BYTE, (ctypes.c_ubyte * 4)())
+        _read_pixels(0, 0, 1, 1, 0x1908, 0x1401, (ctypes.c_ubyte * 4)())
         if drawn:
             gl.glDrawArrays(gl.GL_TRIANGLES, 0, 3)  # whatever the program, its textures are gone
             gl.glFinish()
@@ -97,6 +108,6 @@ def let_go(drawn: bool) -> None:
 
 def _check(call: str) -> None:
     # image_target_texture_2d is not PyOpenGL's, so nothing has looked at the error yet.
-    code = int(gl.glGetError())
+    code = _get_error()
     if code:
         raise GLFailure(f"{call} failed with 0x{code:04X}")
