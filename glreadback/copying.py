@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import sync
-from .dmabuf import Backing, DmaBuf, Plane
+from .dmabuf import Backing, DmaBuf, Plane, inspect
 from .errors import DescriptorError
 from .fourcc import PlaneFormat
-from .frame import Frame, Rect, as_frame, check_rect
+from .frame import Frame, Rect, check_rect
 from .plan import ALIASES, Access, Route, alias_bytes
 from .surface import Surface
 
@@ -131,78 +132,98 @@ def plane_copies(
             yield found, importer.copies(found.texture.framebuffer, place, access, offset, stride, reverse)
 
 
-class Again:
-    """What a read of the very same picture object can skip: everything but looking whether its buffers are still the
-    same, the fences, and the copy. At 1080p the rest would cost a quarter of the copy."""
+Shape = tuple[object, ...]
 
-    __slots__ = ("asked", "copies", "dmabufs", "fds", "importer", "imports", "picture", "route", "shape", "staged")
+
+def shape_of(picture: DmaBuf | Frame, out: Surface, route: str | None) -> Shape:
+    """What two whole reads have in common that copy the same bytes to the same places, from one buffer or another."""
+    buf, rest = picture, None
+    if isinstance(picture, Frame):
+        buf, rest = picture.buffer, (picture.visible, picture.y_invert, picture.transform, picture.device)
+    assert isinstance(buf, DmaBuf)
+    plane = buf.planes[0]
+    layout = (buf.width, buf.height, buf.fourcc, buf.modifier, len(buf.planes), plane.offset, plane.stride, rest)
+    return (*layout, out.width, out.height, out.stride, out.fourcc, route)
+
+
+class Again:
+    """What further reads of the same shape can skip: everything but looking what their buffers are, the fences, the
+    import of one not seen before, and the copy. At 1080p the rest would cost a quarter of the copy."""
+
+    __slots__ = ("buffers", "dmabuf", "end", "importer", "pieces", "route")
 
     def __init__(
-        self,
-        picture: DmaBuf | Frame,
-        checked: Checked,
-        out: Surface,
-        route: Route,
-        asked: str | None,
-        importer: Importer,
-        imports: list[Import],
-        todo: list[Copy],
+        self, checked: Checked, route: Route, importer: Importer, pieces: Sequence[tuple[Import | None, list[Copy]]]
     ) -> None:
-        self.picture, self.route, self.importer, self.imports, self.copies = picture, route, importer, imports, todo
-        self.asked, self.staged = asked, bool(checked.staged)
-        self.shape = (out.width, out.height, out.stride, out.fourcc) if checked.region == checked.frame.area else None
-        self.dmabufs = tuple(checked.dmabufs)
-        self.fds = tuple({plane.fd: b.key for plane, b in zip(checked.buf.planes, checked.backings, strict=True)}.items())
+        self.route, self.importer = route, importer
+        self.dmabuf, self.end = checked.backings[0].dmabuf, checked.buf.plane_end(0)
+        # What is imported of each buffer: code, width, height, offset, stride; and the copies out of that.
+        self.pieces = [(*found.key[:3], *found.key[-1][3:], todo) for found, todo in pieces if found is not None]  # type: ignore[index]
+        # By device and inode: the imports, and the copies out of all of them.
+        self.buffers: dict[tuple[int, int], tuple[list[Import], list[Copy]]] = {}
 
-    @property
-    def repeatable(self) -> bool:
-        picture = self.picture
-        plain = isinstance(picture, DmaBuf) or (picture.acquire_fence is None and picture.release is None)
+    @staticmethod
+    def possible(checked: Checked, importer: Importer) -> bool:
         # Hardware drivers want the image bound again for every frame: the long way does that.
-        return plain and not self.staged and self.shape is not None and self.importer.capabilities.software
+        whole = checked.region == checked.frame.area and len(checked.buf.planes) == 1
+        return whole and not checked.staged and importer.capabilities.software and not checked.buf.modifier.tiled
 
-    def fits(self, picture: object, out: Surface, rect: object, fourcc: object, route: object) -> bool:
-        return (
-            picture is self.picture
-            and rect is None
-            and (fourcc is None or fourcc == out.fourcc)
-            and route == self.asked
-            and (out.width, out.height, out.stride, out.fourcc) == self.shape
-        )
-
-    def read(self, out: Surface, timeout: float) -> bool:
-        """Read into out as before; False if the buffers or the imports are not those of before, or the context is lost."""
-        if self.importer.lost:
-            return False
-        for found in self.imports:
-            if not found.alive:
-                return False
-            self.importer.touch(found)
+    def read(self, picture: DmaBuf | Frame, out: Surface, timeout: float) -> bool:
+        """Read into out; False if that needs the long way. Raises as Reader.read does."""
+        importer = self.importer
+        frame = picture if isinstance(picture, Frame) else None
+        buf = picture.buffer if isinstance(picture, Frame) else picture
+        fd = buf.planes[0].fd
         try:
-            for fd, (device, inode) in self.fds:
-                status = os.fstat(fd)
-                if status.st_ino != inode or status.st_dev != device:
-                    return False
+            status = os.fstat(fd)
         except OSError:
             return False
-        if out.data.readonly:
+        known = self.buffers.get((status.st_dev, status.st_ino))
+        # An import that lives keeps its buffer, so the inode is its own; what it is has been looked at.
+        backing = None
+        if known is None or not all(found.alive for found in known[0]):
+            try:
+                backing = inspect(fd)
+            except DescriptorError:
+                return False
+            fits = backing.dmabuf == self.dmabuf and backing.size >= self.end and backing.steady and backing.writable
+            if not fits:
+                return False
+        if importer.lost or out.data.readonly:
             return False
-        dmabufs = self.dmabufs
+        fds = (fd,) if self.dmabuf else ()
+        fence = frame.acquire_fence if frame is not None else None
+        if fds or fence is not None:
+            sync.wait(fds, fence, timeout)
         try:
-            if dmabufs:
-                sync.wait(dmabufs, None, timeout)
-                with self.importer.context, sync.cpu_access(dmabufs):
-                    self.importer.copy(self.copies, out.address)
-            else:
-                with self.importer.context:
-                    self.importer.copy(self.copies, out.address)
-        except self.importer.Failure as error:
-            raise self.importer.refused(as_frame(self.picture).buffer, error) from None
-        out.route, out.device = self.route, self.importer.display.device.name
-        out.color = as_frame(self.picture).color
+            with importer.context, sync.cpu_access(fds) if fds else _NOTHING:
+                if backing is not None:
+                    known = self.buffers[backing.key] = self._import(buf, backing)
+                assert known is not None
+                for found in known[0]:
+                    importer.touch(found)
+                importer.copy(known[1], out.address)
+        except importer.Failure as error:
+            raise importer.refused(buf, error) from None
+        out.route, out.device = self.route, importer.display.device.name
+        out.color = frame.color if frame is not None else None
         if self.route.opaque:
             force_opaque(out)
         return True
+
+    def _import(self, buf: DmaBuf, backing: Backing) -> tuple[list[Import], list[Copy]]:
+        self.buffers = {key: kept for key, kept in self.buffers.items() if all(found.alive for found in kept[0])}
+        imports, todo = [], []
+        (own,) = buf.planes
+        for code, width, height, offset, stride, copies in self.pieces:
+            plane = own if (own.offset, own.stride) == (offset, stride) else Plane(own.fd, offset, stride)
+            found = self.importer.get(buf, (backing,), code=code, width=width, height=height, planes=(plane,))
+            imports.append(found)
+            todo += [copy._replace(framebuffer=found.texture.framebuffer) for copy in copies]
+        return imports, todo
+
+
+_NOTHING = contextlib.nullcontext()
 
 
 def region_of(frame: Frame, rect: Iterable[int] | None) -> Rect:

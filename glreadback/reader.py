@@ -16,7 +16,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from . import sync
-from .copying import Again, Checked, Part, block_rect, copies, force_opaque, part_of, plane_copies, region_of, runs_of
+from .copying import (
+    Again,
+    Checked,
+    Part,
+    Shape,
+    block_rect,
+    copies,
+    force_opaque,
+    part_of,
+    plane_copies,
+    region_of,
+    runs_of,
+    shape_of,
+)
 from .damage import merged
 from .dmabuf import Backing, DmaBuf, Plane, check, inspect
 from .errors import DescriptorError, DeviceError, ImportRejected
@@ -125,7 +138,7 @@ class Reader:
         self._device = device
         self._importers: dict[str, Importer | DeviceError] = {}
         self._lock = threading.RLock()
-        self._again: dict[int, Again] = {}
+        self._again: dict[Shape, Again] = {}
         self._converter: Converter | None = None
         self._staging: mmap.mmap | None = None
         self._staging_fd = -1
@@ -205,15 +218,8 @@ class Reader:
             raise DescriptorError("damage updates a surface that holds the whole picture: give out=, no rect= and no scale=")
         with self._lock:
             if out is not None:
-                again = self._again.get(id(picture))
-                if (
-                    again is not None
-                    and damage is None
-                    and scale is None
-                    and not tone_map
-                    and again.fits(picture, out, rect, fourcc, route)
-                    and again.read(out, timeout)
-                ):
+                plain = damage is None and rect is None and scale is None and not tone_map
+                if plain and (fourcc is None or fourcc == out.fourcc) and self._read_again(picture, out, route, timeout):
                     return out
                 fourcc = _wanted_of(out, fourcc)
             frame = as_frame(picture)
@@ -624,14 +630,12 @@ class Reader:
         parts = _parts(checked, out, request.damage)
         try:
             with importer.context, sync.cpu_access(checked.dmabufs):
-                imports, todo = [], []
-                for found, some in copies(importer, checked, out, route, parts, request.tone):
-                    importer.copy(some, out.address)
-                    imports.append(found)
-                    todo += some
-                if request.damage is None and not request.changed and route != "draw":
-                    again = [found for found in imports if found is not None]
-                    self._remember(Again(picture, checked, out, route, request.route, importer, again, todo))
+                pieces = []
+                for found, todo in copies(importer, checked, out, route, parts, request.tone):
+                    importer.copy(todo, out.address)
+                    pieces.append((found, todo))
+            if request.damage is None and not request.changed and route != "draw" and Again.possible(checked, importer):
+                self._remember(shape_of(picture, out, request.route), Again(checked, route, importer, pieces))
         except importer.Failure as error:
             raise importer.refused(checked.buf, error) from None
         if route.opaque:
@@ -639,11 +643,29 @@ class Reader:
                 force_opaque(part_of(out, part.place))
         return out
 
-    def _remember(self, again: Again) -> None:
-        if again.repeatable:
-            self._again[id(again.picture)] = again
-            while len(self._again) > _REMEMBERED:
-                del self._again[next(iter(self._again))]
+    def _remember(self, shape: Shape, again: Again) -> None:
+        self._again[shape] = again
+        while len(self._again) > _REMEMBERED:
+            del self._again[next(iter(self._again))]
+
+    def _read_again(self, picture: DmaBuf | Frame, out: Surface, route: str | None, timeout: float) -> bool:
+        """Read as a picture of the same shape was read before; False if there was none, or this one needs the long way."""
+        if not isinstance(picture, DmaBuf | Frame) or not self._again:
+            return False
+        again = self._again.get(shape_of(picture, out, route))
+        if again is None:
+            return False
+        try:
+            if not again.read(picture, out, timeout):
+                return False
+        except ImportRejected:
+            return False  # the long way knows of other devices, and what to say
+        except BaseException:
+            self._release(as_frame(picture))
+            raise
+        if isinstance(picture, Frame):
+            self._release(picture)
+        return True
 
     # Reading without GL
 

@@ -10,20 +10,18 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from ..errors import DeviceError
+
 try:
     from OpenGL import EGL as egl  # the specifications' own case
     from OpenGL.platform import PLATFORM
 except (ImportError, AttributeError, TypeError) as error:
     # PyOpenGL answers a missing libEGL with an AttributeError on None.
-    from ..errors import DeviceError
-
     raise DeviceError(
         f"PyOpenGL cannot load EGL ({error}); install libegl1, libgles2 and Mesa, or set PYOPENGL_PLATFORM=egl"
     ) from None
 
 if type(PLATFORM).__name__ != "EGLPlatform":
-    from ..errors import DeviceError
-
     raise DeviceError(
         f"OpenGL was imported before the first read, and PyOpenGL chose its {type(PLATFORM).__name__}, which has no GLES: "
         "set PYOPENGL_PLATFORM=egl before OpenGL is imported"
@@ -74,7 +72,8 @@ def function(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
     Needs EGL_KHR_get_all_proc_addresses or EGL 1.5, which dma-buf import implies. Errors are the caller's to ask for.
     """
     found = _function(name, result, *arguments)
-    assert found is not None, f"{name} is part of EGL 1.5 or GLES 3"
+    if found is None:  # libglvnd without a driver behind it knows no extension
+        raise DeviceError(f"EGL has no {name}; install Mesa 25.0.3 or newer (libegl-mesa0, libgl1-mesa-dri), or a GPU's driver")
     return found
 
 
