@@ -21,7 +21,7 @@ from .fds import OwnedFd
 from .frame import Rect
 from .gl import pixels
 from .gl.capabilities import ask
-from .gl.texture import GLFailure, Texture, let_go
+from .gl.texture import GLFailure, Scrap, Texture
 from .modifier import Modifier
 from .plan import Access
 
@@ -72,6 +72,7 @@ class Importer:
                 traits = Traits.ask(self.capabilities.desktop, self.capabilities.extensions)
             self.context.keep, self.context.keep_drawing = partial(copying, traits), partial(drawing, traits)
         self._drawing: Drawing | None = None
+        self._scrap: Scrap | None = None
         self.can_reverse = "GL_ANGLE_pack_reverse_row_order" in self.capabilities.extensions
         self._cache: OrderedDict[Key, Import] = OrderedDict()
         self.flying: deque[Pending] = deque()  # submitted reads, oldest first
@@ -226,7 +227,8 @@ class Importer:
             self._drop(key)
         # A borrowed context is not ours to draw in; its owner's next draw does the same.
         if keys and not isinstance(self.context, Borrowed):
-            let_go(self._drawing is not None)
+            self._scrap = self._scrap or Scrap()
+            self._scrap.use(self._drawing is not None)
 
     def abandon(self) -> None:
         """Close the descriptors of all imports and forget them, without GL: its context is not ours any more."""
@@ -246,6 +248,8 @@ class Importer:
                     slot.delete()
                 if self._drawing is not None:
                     self._drawing.delete()
+                if self._scrap is not None:
+                    self._scrap.delete()
         else:
             # A borrowed context that is not current, or a lost one: its GL names go with it, the descriptors are ours to close.
             for entry in self._cache.values():

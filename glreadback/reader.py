@@ -145,15 +145,19 @@ class Reader:
         self._closed = False
         _readers.add(self)
 
-    @staticmethod
-    def _give_up(importer: Importer, error: DeviceError) -> None:
-        """A device whose context is lost: what was under way fails with error; its descriptors are closed."""
-        while importer.flying:
-            pending = importer.flying.popleft()
-            pending.give_up(error)
-            if pending.finish is not None:
-                pending.finish()
-        importer.close()
+    def _let_go_of_lost(self) -> None:
+        """Devices whose contexts are lost: what was under way fails, descriptors are closed; the next read starts anew."""
+        for name, importer in list(self._importers.items()):
+            if isinstance(importer, DeviceError) or not importer.lost:
+                continue
+            del self._importers[name]
+            error = DeviceError(f"the GPU was reset before the read was over ({importer.lost})")
+            while importer.flying:
+                pending = importer.flying.popleft()
+                pending.give_up(error)
+                if pending.finish is not None:
+                    pending.finish()
+            importer.close()
 
     def _after_fork(self) -> None:
         """In a child process: the contexts are the parent's, and so is whoever held the lock. Begin anew, GL left alone."""
@@ -435,6 +439,7 @@ class Reader:
         frame = as_frame(picture)
         inodes = frozenset(inspect(plane.fd).key for plane in frame.buffer.planes)
         with self._lock:
+            self._let_go_of_lost()
             for importer in self._open_importers():
                 with importer.context:
                     importer.forget(inodes)
@@ -477,11 +482,9 @@ class Reader:
         from .egl.device import candidates
         from .importer import Importer
 
+        self._let_go_of_lost()
         for name in [self._device] if self._device else candidates(own, dmabuf):
             found = self._importers.get(name)
-            if found is not None and not isinstance(found, DeviceError) and found.lost:
-                self._give_up(found, DeviceError(f"the GPU was reset before the read was over ({found.lost})"))
-                found = None
             if found is None:
                 try:
                     found = Importer(name)

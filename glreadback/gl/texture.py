@@ -85,25 +85,30 @@ def attach(texture: int) -> int:
     return framebuffer
 
 
-def let_go(drawn: bool) -> None:
-    """Have the driver drop textures that were deleted, and the buffers behind them; drawn: one may have been drawn from.
+class Scrap:
+    """One pixel to read from and draw into, so that the driver drops textures that were deleted and the buffers behind them.
 
-    Mesa keeps what the last read and the last draw used until the next ones. These are the next ones, of one pixel.
+    Mesa keeps what the last read and the last draw used until the next ones. These are the next ones.
     """
-    texture = generate("Textures")
-    framebuffer = 0
-    try:
-        _bind_texture(_TEXTURE_2D, texture)
+
+    def __init__(self) -> None:
+        self._texture = generate("Textures")
+        _bind_texture(_TEXTURE_2D, self._texture)
         _storage(_TEXTURE_2D, 1, 0x8058, 1, 1)  # RGBA8
-        framebuffer = attach(texture)
-        _read_pixels(0, 0, 1, 1, 0x1908, 0x1401, (ctypes.c_ubyte * 4)())
+        self._framebuffer = attach(self._texture)
+        self._pixel = (ctypes.c_ubyte * 4)()
+
+    def use(self, drawn: bool) -> None:
+        """drawn: one of the deleted textures may have been drawn from."""
+        _bind_framebuffer(_FRAMEBUFFER, self._framebuffer)
+        _read_pixels(0, 0, 1, 1, 0x1908, 0x1401, self._pixel)
         if drawn:
             gl.glDrawArrays(gl.GL_TRIANGLES, 0, 3)  # whatever the program, its textures are gone
             gl.glFinish()
-    finally:
-        if framebuffer:
-            delete("Framebuffers", framebuffer)
-        delete("Textures", texture)
+
+    def delete(self) -> None:
+        delete("Framebuffers", self._framebuffer)
+        delete("Textures", self._texture)
 
 
 def _check(call: str) -> None:

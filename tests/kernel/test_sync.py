@@ -385,7 +385,9 @@ def test_a_read_that_fails_ends_its_access(
     gl = error is GLFailure and COPIES[name].startswith(("glreadback.importer", "glreadback.gl"))
     with pytest.raises(ImportRejected if gl else error):
         read(LONG)
-    assert words(trace) == ["begin", "failure", "end"]
+    found = words(trace)
+    assert found
+    assert found == ["begin", "failure", "end"] * (len(found) // 3), "once, or more where other ways are tried"
     monkeypatch.undo()
     assert open_fds() == fds
     assert read(LONG) == vgem_buffer.expected()

@@ -1,0 +1,441 @@
+"""Producers that go on misbehaving while we read, and a GPU that is reset: the right error, nothing kept, the next frame read.
+
+Shrinking memory read directly is in test_hostile.py, sockets' nonsense in test_unix.py, QEMU's in test_qemu.py, a process
+that goes in test_pid.py, framebuffers that go in kernel/test_kms.py and kernel/test_vfio.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import MakePicture, MemFd
+from pictures import Held, importer_of, pixels
+
+from glreadback import DescriptorError, DeviceError, DmaBuf, Frame, GlReadbackError, Plane, Reader, Surface, open_source
+from glreadback.egl import context as egl_context
+from glreadback.isolate import IsolatedReader
+from glreadback.wire import frames as wire
+
+ROOT = Path(__file__).parents[1]
+
+
+def _program(text: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(text), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        **options,
+    )
+
+
+@pytest.fixture(params=["direct", "isolated"])
+def any_reader(request: pytest.FixtureRequest, leaks: Callable[[], None]) -> Iterator[Reader]:
+    with Reader("software", isolate=request.param == "isolated") as made:
+        yield made
+    gc.collect()
+
+
+# ---- memory that shrinks, read in a helper
+
+SHRINKER = """
+    import os, random, signal, sys, time
+    from glreadback import DmaBuf, GlReadbackError, Plane, Reader, ReaderCrashed
+
+    # A producer that cuts its memory and makes it larger again, all the time; its bytes are 7 or, where they are new, 0.
+    size = 256 * 256 * 4
+    fd = os.memfd_create("shrinker")
+    os.ftruncate(fd, size)
+    child = os.fork()
+    if child == 0:
+        while True:
+            os.ftruncate(fd, random.choice((0, 1, 4096, size // 2, size - 1)))
+            os.ftruncate(fd, size)
+            os.pwrite(fd, bytes([7]) * size, 0)
+    found = {"read": 0, "refused": 0, "crashed": 0}
+    try:
+        buf = DmaBuf(256, 256, "XR24", [Plane(fd, 0, 1024)])
+        with Reader("software", isolate=True) as reader:
+            out = None
+            end = time.monotonic() + float(sys.argv[1])
+            while time.monotonic() < end:
+                for options in ({}, {"route": "map"}, {"route": "native"}, {"route": "draw"}, {"out": out}):
+                    try:
+                        surface = reader.read(buf, **options)
+                        out = out or surface
+                        assert set(surface.tobytes()) <= {0, 7, 255}, set(surface.tobytes())
+                        found["read"] += 1
+                    except ReaderCrashed:
+                        found["crashed"] += 1
+                    except GlReadbackError as error:
+                        assert "shrank" in str(error) or "the file holds" in str(error), error
+                        found["refused"] += 1
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    print(*found.values())
+"""
+
+
+def test_memory_that_shrinks_while_a_helper_reads_it() -> None:
+    """In a process of its own: the answer could be SIGBUS. Not even the helper gets one, since the bytes are copied first."""
+    with _program(SHRINKER, "1.0") as running:
+        out, err = running.communicate(timeout=60)
+    assert running.returncode == 0, err
+    read, refused, crashed = map(int, out.split())
+    assert read, "nothing was read"
+    assert refused, "the producer never won: this test shows nothing"
+    assert crashed == 0
+
+
+# ---- a writer that never stops
+
+
+@pytest.mark.parametrize("seals", [None, 0], ids=["sealed", "unsealed"])
+def test_a_writer_that_never_stops(any_reader: Reader, picture: MakePicture, seals: int | None) -> None:
+    """A read ends all the same, and holds what was written at one time or another, nothing else."""
+    made = picture("XR24", 256, 256, **({} if seals is None else {"seals": seals}))
+    fd, size, stop = made.buf.planes[0].fd, 256 * 256 * 4, threading.Event()
+    values = (0x11, 0x77, 0xEE)
+    os.pwrite(fd, bytes([values[0]]) * size, 0)
+
+    def write() -> None:
+        contents = [bytes([value]) * size for value in values]
+        while not stop.is_set():
+            for content in contents:
+                os.pwrite(fd, content, 0)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        out = any_reader.read(made.buf)
+        seen: set[int] = set()
+        for _ in range(20):
+            for options in ({}, {"route": "native"}, {"route": "draw"}, {"route": "map"}, {"rect": (3, 3, 100, 100)}):
+                start = time.monotonic()
+                surface = any_reader.read(made.buf, out if not options else None, **options)
+                assert time.monotonic() - start < 2
+                found = set(np.unique(surface.array()[..., :3]).tolist())
+                assert found <= set(values)
+                seen |= found
+    finally:
+        stop.set()
+        writer.join()
+    assert seen == set(values), "the writer did not write: this test shows nothing"
+
+
+# ---- descriptors that are something else, sent by a real peer
+
+
+@contextlib.contextmanager
+def _peer(path: Path) -> Iterator[tuple[Any, socket.socket]]:
+    """An opened unix: source that listens, and the producer's end."""
+    with open_source(f"unix:{path}?listen=1") as source, socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(path))
+        yield source, sock
+
+
+def _send(sock: socket.socket, number: int, fd: int, width: int = 16, height: int = 16) -> None:
+    frame = Frame(DmaBuf(width, height, "XR24", [Plane(fd, 0, width * 4)], 0))
+    text, fds = wire.format_header(number, frame)
+    socket.send_fds(sock, [text], fds)
+
+
+KINDS: dict[str, Callable[[], tuple[int, ...]]] = {
+    "a pipe": os.pipe,
+    "a socket": lambda: tuple(end.detach() for end in socket.socketpair()),
+    "a directory": lambda: (os.open("/", os.O_RDONLY),),
+    "an eventfd": lambda: (os.eventfd(0),),
+    "/dev/zero": lambda: (os.open("/dev/zero", os.O_RDWR),),
+    "O_PATH": lambda: (os.open("/dev/zero", os.O_PATH),),
+    "itself": lambda: (os.open("/proc/self/mem", os.O_RDWR),),
+    "a short memfd": lambda: (os.memfd_create("short"),),
+}
+
+
+def test_descriptors_that_are_not_what_a_peer_claims(any_reader: Reader, memfd: MemFd, tmp_path: Path) -> None:
+    """Each is a DescriptorError, the peer is told that its frame is free, and its next frame is read."""
+    good = memfd(bytes([5]) * 1024)
+    with _peer(tmp_path / "frames") as (source, sock):
+        frames = source.frames(timeout=5)
+        _send(sock, 0, good)
+        assert set(any_reader.read(next(frames)).tobytes()) == {5}
+        for number, make in enumerate(KINDS.values(), 1):
+            fds = make()
+            _send(sock, number, fds[0])
+            for fd in fds:
+                os.close(fd)
+            frame = next(frames)
+            with pytest.raises(DescriptorError):
+                any_reader.read(frame)
+            _send(sock, 100 + number, good)
+            assert set(any_reader.read(next(frames)).tobytes()) == {5}
+        sock.settimeout(1)
+        source.close()
+        said = b""
+        with contextlib.suppress(TimeoutError):
+            while more := sock.recv(4096):
+                said += more
+        assert said.count(b"release") == 1 + 2 * len(KINDS)
+        any_reader.forget(DmaBuf(16, 16, "XR24", [Plane(good, 0, 64)]))
+
+
+def test_hundreds_of_buffers_from_a_peer(any_reader: Reader, tmp_path: Path, leaks: Callable[[], None]) -> None:
+    """A new buffer for every frame: what is kept of old ones is bounded, here and in the helper."""
+    with _peer(tmp_path / "frames") as (source, sock):
+        frames = source.frames(timeout=5)
+        most = helper = 0
+        for number in range(120):
+            fd = os.memfd_create("frame", os.MFD_ALLOW_SEALING)
+            os.ftruncate(fd, 1024)
+            os.pwrite(fd, bytes([number]) * 1024, 0)
+            if number % 2:
+                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+            _send(sock, number, fd)
+            os.close(fd)
+            assert set(any_reader.read(next(frames)).tobytes()) == {number}
+            if number == 60:
+                most = len(Held.now().fds)
+                if isinstance(any_reader, IsolatedReader):
+                    assert any_reader._process is not None
+                    helper = len(os.listdir(f"/proc/{any_reader._process.pid}/fd"))
+        assert len(Held.now().fds) <= most + 2
+        if isinstance(any_reader, IsolatedReader):
+            assert any_reader._process is not None
+            assert len(os.listdir(f"/proc/{any_reader._process.pid}/fd")) <= helper + 2
+
+
+PRODUCER = """
+    import fcntl, os, socket, sys, time
+    from glreadback import DmaBuf, Frame, Plane
+    from glreadback.wire.frames import format_header
+
+    fd = os.memfd_create("mine", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, 1024)
+    os.pwrite(fd, bytes([9]) * 1024, 0)
+    if sys.argv[2] == "sealed":
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(sys.argv[1])
+    text, fds = format_header(1, Frame(DmaBuf(16, 16, "XR24", [Plane(fd, 0, 64)], 0)))
+    socket.send_fds(sock, [text], fds)
+    print("sent", flush=True)
+    sys.stdin.readline()
+    os.ftruncate(fd, 100)
+    print("cut", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "cuts"])
+def test_a_producer_that_is_killed_or_takes_its_memory_back(any_reader: Reader, tmp_path: Path, how: str) -> None:
+    """Between handing over a frame and our read. A killed one's memory stays; memory that was cut is an error."""
+    path = tmp_path / "frames"
+    with open_source(f"unix:{path}?listen=1") as source:
+        with _program(PRODUCER, str(path), "sealed" if how == "killed" else "open") as producer:
+            assert producer.stdout is not None
+            assert producer.stdin is not None
+            frames = source.frames(timeout=10)
+            frame = next(frames)
+            if how == "killed":
+                producer.send_signal(signal.SIGKILL)
+                producer.wait(5)
+                assert set(any_reader.read(frame).tobytes()) == {9}
+                assert list(frames) == []
+            else:
+                producer.stdin.write("cut\n")
+                producer.stdin.flush()
+                assert producer.stdout.readline() == "sent\n"
+                assert producer.stdout.readline() == "cut\n"
+                with pytest.raises(DescriptorError, match="the file holds 100"):
+                    any_reader.read(frame)
+                producer.kill()
+                assert list(frames) == []
+        # The next producer is as welcome.
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(path))
+            fd = os.memfd_create("next")
+            os.ftruncate(fd, 1024)
+            _send(sock, 5, fd)
+            os.close(fd)
+            assert set(any_reader.read(next(source.frames(timeout=5))).tobytes()) == {0}
+
+
+def test_a_fence_that_hangs_up_is_one_that_signalled(any_reader: Reader, picture: MakePicture) -> None:
+    """A producer that dies closes its end: nothing to wait for any more. One that is no fence at all is not waited for."""
+    made = picture("XR24", 16, 16)
+    for make in KINDS.values():
+        fds = make()
+        try:
+            for fd in fds[1:]:
+                os.close(fd)
+            with contextlib.suppress(GlReadbackError):
+                found = any_reader.read(Frame(made.buf, acquire_fence=fds[0]), timeout=0.05)
+                assert np.array_equal(pixels(found), made.rows())
+        finally:
+            os.close(fds[0])
+    assert np.array_equal(pixels(any_reader.read(made.buf)), made.rows())
+
+
+# ---- the GPU is reset. No GPU here: the entry point's answer is made up
+
+
+@pytest.fixture
+def resets(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What glGetGraphicsResetStatus answers, one after the other; then that all is well."""
+    answers: list[int] = []
+    monkeypatch.setattr(egl_context, "_reset_status", lambda: answers.pop(0) if answers else 0)
+    return answers
+
+
+@pytest.fixture
+def direct(leaks: Callable[[], None]) -> Iterator[Reader]:
+    """As `reader`, which asks GL at the end whether all was well, where its context may be lost."""
+    with Reader("software") as made:
+        yield made
+
+
+RESETS = {0x8253: "this read made it hang", 0x8254: "another program made it hang", 0x8255: "nobody knows why", 5: "0x5"}
+
+
+def test_contexts_are_robust_and_asked(reader: Reader, picture: MakePicture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's own entry point is there, is asked once a read, and says that all is well."""
+    real, asked = egl_context._reset_status, []
+
+    def noted() -> int:
+        asked.append(real())
+        return asked[-1]
+
+    made = picture("XR24", 16, 16)
+    out = reader.read(made.buf)
+    monkeypatch.setattr(egl_context, "_reset_status", noted)
+    for _ in range(3):
+        reader.read(made.buf, out)
+    assert asked == [0, 0, 0]
+    assert importer_of(reader).context._robust  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("status", RESETS)
+@pytest.mark.parametrize("options", [{}, {"route": "native"}, {"route": "draw"}], ids=str)
+def test_a_reset_is_said_and_the_next_read_starts_anew(
+    direct: Reader, picture: MakePicture, resets: list[int], options: dict[str, Any], status: int
+) -> None:
+    made = picture("XB24", 16, 16)
+    expected = direct.read(made.buf, **options).tobytes()
+    released: list[int] = []
+    importer, held = importer_of(direct), Held.now()
+    resets.append(status)
+    with pytest.raises(DeviceError, match=f"the GPU of software was reset .{RESETS[status]}.: .*Read it again"):
+        direct.read(Frame(made.buf, release=lambda: released.append(1)), **options)
+    assert released == [1]
+    for _ in range(3):
+        assert direct.read(made.buf, **options).tobytes() == expected
+    assert importer_of(direct) is not importer
+    assert importer.context._handle is None  # type: ignore[union-attr]
+    assert Held.now() == held
+
+
+def test_a_reset_in_the_short_way(direct: Reader, picture: MakePicture, resets: list[int]) -> None:
+    """The same picture into the same surface again: what the lost context remembered is not used."""
+    made = picture("XR24", 16, 16)
+    out = direct.read(made.buf)
+    for _ in range(3):
+        for _ in range(2):
+            out.array()[...] = 0
+            assert np.array_equal(pixels(direct.read(made.buf, out)), made.rows())
+        resets.append(0x8254)
+        with pytest.raises(DeviceError, match="was reset"):
+            direct.read(made.buf, out)
+
+
+def test_a_reset_while_planes_are_read_and_while_asked(direct: Reader, picture: MakePicture, resets: list[int]) -> None:
+    made = picture("NV12", 16, 16)
+    direct.read_planes(made.buf)
+    resets.append(0x8254)
+    with pytest.raises(DeviceError, match="was reset"):
+        direct.read_planes(made.buf)
+    for index, plane in enumerate(direct.read_planes(made.buf)):
+        assert np.array_equal(plane.reshape(plane.shape[0], -1), made.rows(index))
+    resets.append(0x8254)
+    with pytest.raises(DeviceError, match="was reset"):
+        direct.forget(made.buf)
+    direct.forget(made.buf)
+
+
+def test_a_reset_behind_a_failed_read(
+    direct: Reader, picture: MakePicture, resets: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GL_CONTEXT_LOST and its like are the reset's, not the buffer's fault; without a reset they are."""
+    from glreadback.gl import pixels as gl_pixels
+
+    made = picture("XR24", 16, 16)
+    direct.read(made.buf)
+    with monkeypatch.context() as patch:
+        patch.setattr(gl_pixels, "_get_error", lambda: 0x0507)
+        resets.append(0x8255)
+        with pytest.raises(DeviceError, match="was reset"):
+            direct.read(made.buf)
+        with pytest.raises(GlReadbackError, match="GL_CONTEXT_LOST"):
+            direct.read(made.buf)
+    assert np.array_equal(pixels(direct.read(made.buf)), made.rows())
+
+
+def test_a_context_that_was_put_to_sleep(direct: Reader, picture: MakePicture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Power management takes contexts too: eglMakeCurrent then says EGL_CONTEXT_LOST."""
+    made = picture("XR24", 16, 16)
+    direct.read(made.buf)
+    with monkeypatch.context() as patch:
+        patch.setattr(egl_context, "_make_current", lambda *_: 0)
+        patch.setattr(egl_context.egl, "eglGetError", lambda: 0x300E)
+        with pytest.raises(DeviceError, match="was reset .it was put to sleep"):
+            direct.read(made.buf)
+    assert np.array_equal(pixels(direct.read(made.buf)), made.rows())
+
+
+def test_closing_after_a_reset(leaks: Callable[[], None], picture: MakePicture, resets: list[int]) -> None:
+    made = picture("XR24", 16, 16)
+    before = Held.now()
+    for options in ({}, {"route": "draw"}):
+        with Reader("software") as reader:
+            reader.read(made.buf)
+            resets.append(0x8253)
+            with pytest.raises(DeviceError):
+                reader.read(made.buf, **options)
+        assert Held.now() == before
+
+
+def test_ctrl_c_is_not_hidden_by_a_reset(direct: Reader, picture: MakePicture, resets: list[int]) -> None:
+    made = picture("XR24", 16, 16)
+    importer = importer_of(direct)
+    resets.append(0x8253)
+    with pytest.raises(KeyboardInterrupt), importer.context:
+        raise KeyboardInterrupt
+    assert importer.lost
+    assert np.array_equal(pixels(direct.read(made.buf)), made.rows())
+
+
+def test_surfaces_outlive_a_reset(direct: Reader, picture: MakePicture, resets: list[int]) -> None:
+    made = picture("XR24", 16, 16)
+    kept = direct.read(made.buf)
+    resets.append(0x8253)
+    with pytest.raises(DeviceError):
+        direct.read(made.buf)
+    assert isinstance(kept, Surface)
+    assert np.array_equal(pixels(kept), made.rows())
