@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakePicture, MemFd
+from pictures import MakePicture, MemFd
 from pictures import Bytes, Canary, Held, Picture, pixels
 
 import glreadback.isolate as module

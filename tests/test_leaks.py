@@ -180,7 +180,6 @@ def _sources(readers: list[Any]) -> Iterator[None]:
             f"unix:{folder}/nobody",
             "kms:no-such-card",
             "vfio:6b0c8a2e-0000-0000-0000-000000000000",
-            f"qemu:{folder}/nobody",
             "nothing:at all",
         ]
         for number in range(1_000_000):

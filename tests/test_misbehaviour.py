@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakePicture, MemFd
+from pictures import MakePicture, MemFd
 from pictures import Held, importer_of, pixels
 
 from glreadback import DescriptorError, DeviceError, DmaBuf, Frame, GlReadbackError, Plane, Reader, Surface, open_source

@@ -183,6 +183,8 @@ def _job(command: list[str], shares: dict[str, Path]) -> Entry:
     environment = {name: value for name, value in os.environ.items() if PASSED.fullmatch(name)}
     # The bytecode would be written to memory and thrown away; a pipe's reader wants to see each line.
     environment |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "TERM": "dumb"}
+    # Emulated CPUs have no wide vectors: llvmpipe draws a third faster with narrow ones.
+    environment |= {"LP_NATIVE_VECTOR_WIDTH": "128"}
     if sys.stdout.isatty():
         environment |= {"PY_COLORS": "1", "COLUMNS": str(shutil.get_terminal_size().columns)}
     directory = os.getcwd()
