@@ -204,7 +204,7 @@ class Compositor:
     """The display, its globals and the Reader of all surfaces."""
 
     def __init__(self, socket: str, path: str, device: str | None) -> None:
-        self.path, self.frames = path, 0
+        self.path, self.frames, self.surfaces = path, 0, 0
         self.reader = glreadback.Reader(device)
         self.display = Display()
         self.globals = [self._offer(WlCompositor, 4, self._compositor), self._offer(ZwpLinuxDmabufV1, 3, self._dmabuf)]
@@ -228,9 +228,14 @@ class Compositor:
         def frame(number: int) -> None:
             surface.callbacks.append(serve(child(resource, WlCallback, number)))
 
+        def closed() -> None:
+            self.surfaces -= 1
+
+        self.surfaces += 1
         # No scale and no transform, so a surface's coordinates are its buffer's.
         serve(
             resource,
+            closed,
             attach=surface.attach,
             damage=surface.damaged,
             damage_buffer=surface.damaged,
@@ -253,10 +258,10 @@ class Compositor:
         pixels.save(self.path)
 
     def run(self, frames: int, timeout: float) -> bool:
-        """Serve until so many frames have been read; False if that takes longer than timeout seconds."""
+        """Serve until so many frames have been read and their clients are done; False if that takes too long (seconds)."""
         loop = self.display.get_event_loop()
         end = time.monotonic() + timeout
-        while self.frames < frames and time.monotonic() < end:
+        while (self.frames < frames or self.surfaces) and time.monotonic() < end:
             loop.dispatch(100)
             self.display.flush_clients()
         return self.frames >= frames

@@ -1,6 +1,6 @@
 """Reading every frame, measured: each promise of docs/performance.md beside what it is a ratio to, in one run.
 
-`measure_frames()` is what `glreadback bench --frames` prints and tests/bench/test_frames.py keeps an eye on.
+`measure_frames()` is what `glreadback bench --frames` prints and tests/bench/test_frame_costs.py keeps an eye on.
 """
 
 from __future__ import annotations

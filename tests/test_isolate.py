@@ -29,8 +29,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures import MakePicture, MemFd
-from pictures import Bytes, Canary, Held, Picture, pixels
+from pictures import Bytes, Canary, Held, MakePicture, MemFd, Picture, pixels
 
 import glreadback.isolate as module
 from glreadback import (

@@ -23,8 +23,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures import MakePicture, MemFd
-from pictures import Held, importer_of, pixels
+from pictures import Held, MakePicture, MemFd, importer_of, pixels
 
 from glreadback import DescriptorError, DeviceError, DmaBuf, Frame, GlReadbackError, Plane, Reader, Surface, open_source
 from glreadback.egl import context as egl_context
