@@ -108,7 +108,7 @@ def _disturb(draw: st.DrawFn, case: Case) -> None:
         index = draw(st.integers(0, len(case.planes) - 1))
         fd, offset, stride = case.planes[index]
         if what == "fd":
-            fd = draw(st.integers(0, len(BUFFERS) + 6))
+            fd = draw(st.integers(0, len(BUFFERS) + 5))
         elif what == "offset":
             offset = _number(draw, offset)
         else:

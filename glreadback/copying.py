@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import sync
+from .damage import merged
 from .dmabuf import Backing, DmaBuf, Plane, inspect
 from .errors import DescriptorError
 from .fourcc import PlaneFormat
@@ -146,6 +147,23 @@ def shape_of(picture: DmaBuf | Frame, out: Surface, route: str | None) -> Shape:
     return (*layout, out.width, out.height, out.stride, out.fourcc, route)
 
 
+def parts_of(checked: Checked, out: Surface, damage: Iterable[Iterable[int]] | None) -> list[Part]:
+    """What to bring up to date in out: all of it, or the damage."""
+    whole = Part(checked.region, Rect(0, 0, out.width, out.height))
+    layout = out.fourcc.info.planes[0]
+    if damage is None or (layout.block_width, layout.block_height) != (1, 1):
+        return [whole]
+    return [Part(region_of(checked.frame, rect), rect) for rect in merged(damage, out.width, out.height)]
+
+
+class _Buffer(NamedTuple):
+    """A buffer that was read before: its imports, the copies out of all of them, and what its descriptor is."""
+
+    imports: list[Import]
+    copies: list[Copy]
+    backing: Backing
+
+
 class Again:
     """What further reads of the same shape can skip: everything but looking what their buffers are, the fences, the
     import of one not seen before, and the copy. At 1080p the rest would cost a quarter of the copy."""
@@ -159,8 +177,8 @@ class Again:
         self.dmabuf, self.end = checked.backings[0].dmabuf, checked.buf.plane_end(0)
         # What is imported of each buffer: code, width, height, offset, stride; and the copies out of that.
         self.pieces = [(*found.key[:3], *found.key[-1][3:], todo) for found, todo in pieces if found is not None]  # type: ignore[index]
-        # By device and inode: the imports, and the copies out of all of them.
-        self.buffers: dict[tuple[int, int], tuple[list[Import], list[Copy]]] = {}
+        # By device and inode.
+        self.buffers: dict[tuple[int, int], _Buffer] = {}
 
     @staticmethod
     def possible(checked: Checked, importer: Importer) -> bool:
@@ -168,8 +186,8 @@ class Again:
         whole = checked.region == checked.frame.area and len(checked.buf.planes) == 1
         return whole and not checked.staged and importer.capabilities.software and not checked.buf.modifier.tiled
 
-    def read(self, picture: DmaBuf | Frame, out: Surface, timeout: float) -> bool:
-        """Read into out; False if that needs the long way. Raises as Reader.read does."""
+    def read(self, picture: DmaBuf | Frame, out: Surface, damage: Iterable[Iterable[int]] | None, timeout: float) -> bool:
+        """Read into out, all or what is damaged; False if that needs the long way. Raises as Reader.read does."""
         importer = self.importer
         frame = picture if isinstance(picture, Frame) else None
         buf = picture.buffer if isinstance(picture, Frame) else picture
@@ -181,7 +199,7 @@ class Again:
         known = self.buffers.get((status.st_dev, status.st_ino))
         # An import that lives keeps its buffer, so the inode is its own; what it is has been looked at.
         backing = None
-        if known is None or not all(found.alive for found in known[0]):
+        if known is None or not all(found.alive for found in known.imports):
             try:
                 backing = inspect(fd)
             except DescriptorError:
@@ -191,6 +209,11 @@ class Again:
                 return False
         if importer.lost or out.data.readonly:
             return False
+        changed: list[Part] | None = None
+        if damage is not None:
+            shown = frame or Frame(buf)
+            checked = Checked(shown, (backing or known.backing,), shown.area, "")  # type: ignore[union-attr]  # one is there
+            changed = parts_of(checked, out, damage)
         fds = (fd,) if self.dmabuf else ()
         fence = frame.acquire_fence if frame is not None else None
         if fds or fence is not None:
@@ -200,19 +223,24 @@ class Again:
                 if backing is not None:
                     known = self.buffers[backing.key] = self._import(buf, backing)
                 assert known is not None
-                for found in known[0]:
+                for found in known.imports:
                     importer.touch(found)
-                importer.copy(known[1], out.address)
+                if changed is None:
+                    importer.copy(known.copies, out.address)
+                else:
+                    for _, todo in copies(importer, checked, out, self.route, changed):
+                        importer.copy(todo, out.address)
         except importer.Failure as error:
             raise importer.refused(buf, error) from None
         out.route, out.device = self.route, importer.display.device.name
         out.color = frame.color if frame is not None else None
         if self.route.opaque:
-            force_opaque(out)
+            for place in [Rect(0, 0, out.width, out.height)] if changed is None else [part.place for part in changed]:
+                force_opaque(part_of(out, place))
         return True
 
-    def _import(self, buf: DmaBuf, backing: Backing) -> tuple[list[Import], list[Copy]]:
-        self.buffers = {key: kept for key, kept in self.buffers.items() if all(found.alive for found in kept[0])}
+    def _import(self, buf: DmaBuf, backing: Backing) -> _Buffer:
+        self.buffers = {key: kept for key, kept in self.buffers.items() if all(found.alive for found in kept.imports)}
         imports, todo = [], []
         (own,) = buf.planes
         for code, width, height, offset, stride, copies in self.pieces:
@@ -220,7 +248,7 @@ class Again:
             found = self.importer.get(buf, (backing,), code=code, width=width, height=height, planes=(plane,))
             imports.append(found)
             todo += [copy._replace(framebuffer=found.texture.framebuffer) for copy in copies]
-        return imports, todo
+        return _Buffer(imports, todo, backing)
 
 
 _NOTHING = contextlib.nullcontext()

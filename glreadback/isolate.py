@@ -402,7 +402,7 @@ class IsolatedReader(Reader):
         self._pictures: dict[int, tuple[object, int, tuple[tuple[int, int], ...]]] = {}
         self._gone: list[int] = []  # pictures that the helper may forget
         self._numbers = itertools.count(1)
-        # The last plain read: picture, surface, its descriptors with what is behind them.
+        # The last plain read, with the default time-out: picture, surface, its descriptors with what is behind them.
         self._last: tuple[object, Surface, tuple[tuple[int, tuple[int, int]], ...]] | None = None
 
     @classmethod
@@ -592,7 +592,7 @@ class IsolatedReader(Reader):
             for source, target in zip(surface.rows(), out.rows(), strict=True):
                 target[:] = source
             surface = out
-        elif plain and out is not None and frame.acquire_fence is None and frame.release is None:
+        elif out is not None and plain and timeout == DEFAULT_TIMEOUT and (frame.acquire_fence, frame.release) == (None, None):
             seen = {plane.fd: backing.key for plane, backing in zip(frame.buffer.planes, checked.backings, strict=True)}
             self._last = picture, surface, tuple(seen.items())
         surface.route, surface.device, surface.color = said, device, None if request.tone else frame.color

@@ -25,12 +25,12 @@ from .copying import (
     copies,
     force_opaque,
     part_of,
+    parts_of,
     plane_copies,
     region_of,
     runs_of,
     shape_of,
 )
-from .damage import merged
 from .dmabuf import Backing, DmaBuf, Plane, check, inspect
 from .errors import DescriptorError, DeviceError, ImportRejected
 from .fds import OwnedFd
@@ -222,8 +222,9 @@ class Reader:
             raise DescriptorError("damage updates a surface that holds the whole picture: give out=, no rect= and no scale=")
         with self._lock:
             if out is not None:
-                plain = damage is None and rect is None and scale is None and not tone_map
-                if plain and (fourcc is None or fourcc == out.fourcc) and self._read_again(picture, out, route, timeout):
+                damage = None if damage is None else list(damage)
+                plain = rect is None and scale is None and not tone_map and (fourcc is None or fourcc == out.fourcc)
+                if plain and self._read_again(picture, out, damage, route, timeout):
                     return out
                 fourcc = _wanted_of(out, fourcc)
             frame = as_frame(picture)
@@ -293,7 +294,7 @@ class Reader:
             if route == "map" or checked.staged:
                 return None
             surface = _prepared(checked, request, route)
-            parts = _parts(checked, surface, request.damage)
+            parts = parts_of(checked, surface, request.damage)
             with importer.context, slot.filling(importer.display, surface.data.nbytes) as begin:
                 _gpu_waits(importer, checked, timeout)
                 for _, todo in copies(importer, checked, surface, route, parts):
@@ -630,7 +631,7 @@ class Reader:
     ) -> Surface:
         out = _prepared(checked, request, route)
         out.device = importer.display.device.name
-        parts = _parts(checked, out, request.damage)
+        parts = parts_of(checked, out, request.damage)
         try:
             with importer.context, sync.cpu_access(checked.dmabufs):
                 pieces = []
@@ -651,7 +652,14 @@ class Reader:
         while len(self._again) > _REMEMBERED:
             del self._again[next(iter(self._again))]
 
-    def _read_again(self, picture: DmaBuf | Frame, out: Surface, route: str | None, timeout: float) -> bool:
+    def _read_again(
+        self,
+        picture: DmaBuf | Frame,
+        out: Surface,
+        damage: Iterable[Iterable[int]] | None,
+        route: str | None,
+        timeout: float,
+    ) -> bool:
         """Read as a picture of the same shape was read before; False if there was none, or this one needs the long way."""
         if not isinstance(picture, DmaBuf | Frame) or not self._again:
             return False
@@ -659,7 +667,7 @@ class Reader:
         if again is None:
             return False
         try:
-            if not again.read(picture, out, timeout):
+            if not again.read(picture, out, damage, timeout):
                 return False
         except ImportRejected:
             return False  # the long way knows of other devices, and what to say
@@ -674,7 +682,7 @@ class Reader:
 
     def _read_map(self, checked: Checked, request: _Request, route: Route) -> Surface:
         out = _prepared(checked, request, route)
-        parts = _parts(checked, out, request.damage)
+        parts = parts_of(checked, out, request.damage)
         if route.converted:
             self._convert(checked, out, parts)
             return out
@@ -747,15 +755,6 @@ def _prepared(checked: Checked, request: _Request, route: Route) -> Surface:
     out.device = None
     out.color = None if request.tone else checked.frame.color
     return out
-
-
-def _parts(checked: Checked, out: Surface, damage: Iterable[Iterable[int]] | None) -> list[Part]:
-    """What to bring up to date in out: all of it, or the damage."""
-    whole = Part(checked.region, Rect(0, 0, out.width, out.height))
-    layout = out.fourcc.info.planes[0]
-    if damage is None or (layout.block_width, layout.block_height) != (1, 1):
-        return [whole]
-    return [Part(region_of(checked.frame, rect), rect) for rect in merged(damage, out.width, out.height)]
 
 
 def _why_staged(backing: Backing) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pictures import Held, MakePicture, MemFd, importer_of, mapped, pixels
 
-from glreadback import Color, DmaBuf, Frame, Plane, Reader, Surface
+from glreadback import Color, DescriptorError, DmaBuf, FenceTimeout, Frame, Plane, Reader, Surface
 from glreadback.gl import texture
 from glreadback.importer import CACHE_SIZE
 from glreadback.kernel.udmabuf import sealed_memfd
@@ -300,6 +300,59 @@ def test_a_swap_chain_costs_the_same_after_many_frames(
 def resident() -> int:
     """Bytes of memory the process has."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_the_surface_is_told_of_each_frame(reader: Reader, memfd: MemFd) -> None:
+    """Pictures of one shape are read the same way, and still each has its own colour, fence and release."""
+    fd, out = memfd(SIZE), Surface.allocate(WIDTH, HEIGHT, "XR24")
+    released: list[int] = []
+    for number, color in enumerate([Color(transfer="pq"), None, Color(transfer="hlg"), None, Color(transfer="pq")]):
+        assert reader.read(Frame(buf_of(fd), color=color, release=lambda: released.append(1)), out).color == color
+        assert len(released) == number + 1
+        assert out.device == "software"
+    reader.read(buf_of(fd), out)
+    assert out.color is None
+
+
+def test_what_fails_on_the_short_way_releases_once(reader: Reader, memfd: MemFd) -> None:
+    fd, out = memfd(SIZE), Surface.allocate(WIDTH, HEIGHT, "XR24")
+    released: list[int] = []
+    for _ in range(2):
+        reader.read(Frame(buf_of(fd)), out)
+    ready, signal = os.pipe()
+    frame = Frame(buf_of(fd), acquire_fence=ready, release=lambda: released.append(1))
+    with pytest.raises(FenceTimeout):
+        reader.read(frame, out, timeout=0.02)
+    assert released == [1]
+    os.write(signal, b"!")
+    reader.read(frame, out)
+    assert released == [1, 1]
+    os.close(ready)
+    os.close(signal)
+    for bad in (ready, memfd(100)):
+        with pytest.raises(DescriptorError):
+            reader.read(Frame(buf_of(bad), release=lambda: released.append(1)), out)
+    assert len(released) == 4
+
+
+@pytest.mark.parametrize(
+    "other", [{"offset": 4}, {"stride": WIDTH * 4 + 4}, {"height": HEIGHT - 1}, {"y_invert": True}, {"fourcc": "AB24"}]
+)
+def test_another_shape_is_read_its_own_way(reader: Reader, memfd: MemFd, other: dict[str, Any]) -> None:
+    """In turns with the usual one, into the same surface where that fits."""
+    content = np.random.default_rng(3).integers(0, 256, 2 * SIZE, np.uint8)
+    fd = memfd(content)
+    y_invert = other.pop("y_invert", False)
+    for _ in range(3):
+        for options, turned in (({}, False), (other, y_invert)):
+            buf = buf_of(fd, **options)
+            out = Surface.allocate(WIDTH, buf.height, "XR24")
+            found = pixels(reader.read(Frame(buf, y_invert=turned), out))
+            at, row = buf.planes[0].offset, buf.planes[0].stride
+            lines = np.stack([content[at + y * row : at + y * row + WIDTH * 4] for y in range(buf.height)])
+            if buf.fourcc == "AB24":
+                lines = lines.reshape(buf.height, WIDTH, 4)[..., [2, 1, 0, 3]].reshape(buf.height, -1)
+            assert np.array_equal(found, lines[:: -1 if turned else 1])
 
 
 def test_what_is_remembered_of_pictures_is_bounded(reader: Reader, memfd: MemFd) -> None:

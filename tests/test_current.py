@@ -153,6 +153,7 @@ TODO = {
     "swapped": Todo("XR24", _read(fourcc="AB24")),
     "upside-down": Todo("AR24", _frame(y_invert=True)),
     "native": Todo("AR24", _read(route="native")),
+    "native-half": Todo("AB4H", _read(route="native")),  # numbers beyond 0 and 1
     "again": Todo("XR24", _again),
     "draw": Todo("NV12", _read(route="draw")),
     "draw-three-planes": Todo("YU12", _read(route="draw")),

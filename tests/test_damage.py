@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,12 @@ def test_very_many_become_one(rects: list[tuple[int, int, int, int]]) -> None:
     assert merged(rects, WIDTH, HEIGHT) == [Rect(xs.min(), ys.min(), xs.max() - xs.min() + 1, ys.max() - ys.min() + 1)]
 
 
+def test_very_many_far_apart_are_all_covered() -> None:
+    rects = [(x * 400, y * 400, 2, 2) for y in range(10) for x in range(10)]
+    assert merged(rects, 4000, 4000) == [Rect(0, 0, 3602, 3602)]
+    assert merged(rects[:60], 4000, 4000) == [Rect(0, y * 400, 3602, 2) for y in range(6)]
+
+
 @pytest.mark.parametrize(
     ("rects", "expected"),
     [
@@ -91,6 +98,8 @@ def updated(reader: Reader, frame: Frame, old: Bytes, rects: Any, **options: Any
     """Old pixels in a surface, and then the damage read into it."""
     width, height = frame.size
     out = Surface.allocate(width, height, options.pop("into", frame.buffer.fourcc), options.pop("stride", None))
+    if options.pop("known", False):
+        reader.read(frame, out, route=options.get("route"))
     for row, line in zip(out.rows(), old.reshape(height, -1), strict=True):
         row[:] = line.tobytes()
     assert reader.read(frame, out, damage=rects, **options) is out
@@ -103,11 +112,11 @@ def updated(reader: Reader, frame: Frame, old: Bytes, rects: Any, **options: Any
 def test_inside_is_new_and_outside_is_old(route: str, data: st.DataObject) -> None:
     with Reader("software") as reader, picture_of("AR24") as made:
         rect = data.draw(places)
-        y_invert = data.draw(st.booleans())
+        y_invert, known = data.draw(st.booleans()), data.draw(st.booleans())
         stride = data.draw(st.sampled_from([None, WIDTH * 4 + 4, WIDTH * 4 + 1 if route != "draw" else None]))
         frame = Frame(made.buf, y_invert=y_invert)
         old = np.full((HEIGHT, WIDTH, 4), 7, np.uint8)
-        found = pixels(updated(reader, frame, old, [rect], route=route, stride=stride)).reshape(old.shape)
+        found = pixels(updated(reader, frame, old, [rect], route=route, stride=stride, known=known)).reshape(old.shape)
         new = made.rows()[:: -1 if y_invert else 1].reshape(old.shape)
         expected = np.where(covered([rect])[..., None], new, old)
         assert np.array_equal(found, expected)
@@ -129,8 +138,6 @@ class picture_of:  # noqa: N801  # hypothesis wants no function-scoped fixtures
         return Picture(DmaBuf(WIDTH, HEIGHT, self.fourcc, [Plane(self.fd, 64, WIDTH * 4)]), noise)
 
     def __exit__(self, *_error: object) -> None:
-        import os
-
         os.close(self.fd)
 
 
@@ -142,25 +149,31 @@ def test_damage_is_in_the_picture_as_it_is_shown(reader: Reader, picture: MakePi
     whole = reader.read(frame).array()
     rects = [(1, 2, 5, 4), (11, 9, 8, 6)]
     old = np.zeros_like(whole)
-    found = updated(reader, frame, old, rects).array()
     inside = np.zeros(whole.shape[:2], bool)
     for x, y, w, h in merged(rects, *frame.size):
         inside[y : y + h, x : x + w] = True
-    assert np.array_equal(found, np.where(inside[..., None], whole, old))
+    for known in (False, True):
+        found = updated(reader, frame, old, rects, known=known).array()
+        assert np.array_equal(found, np.where(inside[..., None], whole, old))
 
 
 @pytest.mark.parametrize(
     ("source", "into"), [("XR24", "AB24"), ("XB24", "AB24"), ("AB4H", "AB4H"), ("RG16", "RG16"), ("NV12", "AB24"), ("R8", "R8")]
 )
 @pytest.mark.parametrize("route", [None, "draw"])
-def test_conversions_stay_within_the_damage(reader: Reader, picture: MakePicture, source: str, into: str, route: str) -> None:
+@pytest.mark.parametrize("known", [False, True])
+def test_conversions_stay_within_the_damage(
+    reader: Reader, picture: MakePicture, source: str, into: str, route: str, known: bool
+) -> None:
     """Alpha too is only set where there is damage."""
     if route == "draw" and source == "RG16":
         into = "AB24"
     made = picture(source, 64, 48)
     whole = pixels(reader.read(made.buf, fourcc=into, route=route)).reshape(48, 64, -1)
     old = np.full_like(whole, 9)
-    found = pixels(updated(reader, Frame(made.buf), old, [(10, 8, 20, 16)], into=into, route=route)).reshape(whole.shape)
+    found = pixels(updated(reader, Frame(made.buf), old, [(10, 8, 20, 16)], into=into, route=route, known=known)).reshape(
+        whole.shape
+    )
     expected = old.copy()
     expected[8:24, 10:30] = whole[8:24, 10:30]
     assert np.array_equal(found, expected)

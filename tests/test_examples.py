@@ -106,7 +106,7 @@ def test_a_client_that_leaves_early(folder: Path) -> None:
     assert "Traceback" not in said
 
 
-def test_a_compositor_that_offers_less(folder: Path) -> None:
+def test_nobody_listens(folder: Path) -> None:
     done = wayland_pair.client(folder, 1, ["--display", os.fspath(folder / "nobody")])
     assert done.returncode != 0
 

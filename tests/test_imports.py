@@ -92,7 +92,7 @@ ROOMS = {
     "reader": {"reader", "copying", "isolate", "helper"},
     "composing": {"compose"},
     "sending": {"send"},
-    "tools": {"bench", "testing", "__main__"},
+    "tools": {"bench", "bench_frames", "testing", "__main__"},
 }
 FOLDERS = {"kernel", "wire", "egl", "gl", "sources", "sinks", "cli"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -77,6 +78,10 @@ class Context:
         robust = "EGL_EXT_create_context_robustness" in display.extensions
         attributes = [egl.EGL_CONTEXT_CLIENT_VERSION, 3, *(_ROBUST if robust else ()), egl.EGL_NONE]
         previous = egl.eglQueryAPI()
+        # In a forked child libglvnd has forgotten the API that was bound, the driver has not, and a call that seems to
+        # change nothing is not passed on to it: change it twice.
+        with contextlib.suppress(egl.EGLError):
+            egl.eglBindAPI(egl.EGL_OPENGL_API)
         try:
             egl.eglBindAPI(egl.EGL_OPENGL_ES_API)
             self._handle: Any = egl.eglCreateContext(display.handle, NO_CONFIG, egl.EGL_NO_CONTEXT, attributes)

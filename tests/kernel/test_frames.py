@@ -11,9 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+import wayland_pair
 from producers import BACKINGS, PRODUCERS, Made, Producer, ReadLog
 
 from glreadback import DescriptorError, DmaBuf, FenceTimeout, Frame, Plane, Reader, Surface
@@ -457,3 +459,13 @@ def test_inside_a_borrowed_context(producer: Producer) -> None:
             assert inside.read(buf_of(made)).tobytes() == made.expected()
             assert inside.submit(buf_of(made)).result().tobytes() == made.expected()
     own.close()
+
+
+def test_the_example_compositor_reads_udmabufs(tmp_path: Path) -> None:
+    """A client in another process, over Wayland's own protocol, and real dma-bufs."""
+    with wayland_pair.compositor(tmp_path, 5) as compositor:
+        done = wayland_pair.client(tmp_path, 5)
+        said, _ = compositor.communicate(timeout=120)
+    assert done.returncode == compositor.returncode == 0, done.stderr + said
+    assert "two udmabufs" in done.stdout
+    assert said.count("by alias") == 5
