@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from .dmabuf import DmaBuf, Plane, check
 from .errors import DescriptorError, GlReadbackError
+from .fourcc import Fourcc
 from .frame import Frame
 from .plan import ROUTES
 from .reader import Reader
@@ -31,6 +32,7 @@ _WORDS = {
 }
 MEMCPY = "memcpy"
 HEADLESS = "egl-headless"
+SWSCALE = "swscale"
 FRESH = "fresh import"
 FRESH_MEMCPY = "fresh mmap"
 TINY = "1x1"
@@ -99,7 +101,7 @@ def _measure(contender: Contender, taken: Sequence[float], base: Sequence[float]
 
 @contextmanager
 def contenders(
-    frame: Frame, device: str | None = None, source: object = None
+    frame: Frame, device: str | None = None, source: object = None, fourcc: Fourcc | None = None
 ) -> Iterator[tuple[list[Contender], list[Skipped], Surface]]:
     """Every way to read frame that works here, memcpy first, all into the one surface; and those that do not, with why.
 
@@ -113,11 +115,12 @@ def contenders(
             # One each, as a program has that reads in one way: a Reader remembers its last reads.
             return stack.enter_context(Reader(device))
 
-        out = new_reader().read(frame)
+        out = new_reader().read(frame, fourcc=fourcc)
         found = [_memcpy(frame, out)]
         skipped: list[Skipped] = []
         ways: dict[str, Callable[[], list[Contender]]] = {
             **{name: functools.partial(_route, new_reader, frame, out, name) for name in ROUTES},
+            SWSCALE: functools.partial(_swscale, new_reader, frame, out),
             HEADLESS: functools.partial(_headless, new_reader, frame, out, stack),
             FRESH: functools.partial(_fresh, new_reader, frame, out),
         }
@@ -164,6 +167,31 @@ def _route(new_reader: Callable[[], Reader], frame: Frame, out: Surface, name: s
     reader = new_reader()
     reader.read(frame, out, route=name)
     return [Contender(name, _WORDS[name], lambda: reader.read(frame, out, route=name))]
+
+
+# What PyAV calls the formats that swscale is asked to convert beside us.
+_AV_SOURCES = {"NV12": "nv12", "P010": "p010le", "YU12": "yuv420p"}
+_AV_TARGETS = {"AB24": "rgba", "AR24": "bgra", "XR24": "bgra"}
+
+
+def _swscale(new_reader: Callable[[], Reader], frame: Frame, out: Surface) -> list[Contender]:
+    """PyAV's swscale, as it comes: its default interpolates chroma less than we do (docs/accuracy.md)."""
+    buf = frame.buffer
+    if buf.fourcc not in _AV_SOURCES or out.fourcc not in _AV_TARGETS or (buf.width | buf.height) % 2:
+        raise DescriptorError("swscale is asked for NV12, P010 and YU12 into AB24, AR24 and XR24 alone")
+    try:
+        import av
+        from av.video.reformatter import VideoReformatter
+    except ImportError:
+        raise DescriptorError("PyAV is not installed: pip install 'glreadback[video]'") from None
+    picture = av.VideoFrame(buf.width, buf.height, _AV_SOURCES[buf.fourcc])
+    for plane, rows in zip(picture.planes, new_reader().read_planes(frame), strict=True):
+        row = rows.reshape(rows.shape[0], -1).view("u1")
+        padded = b"".join(line.tobytes().ljust(plane.line_size, b"\0") for line in row)
+        plane.update(padded)
+    reformatter, target = VideoReformatter(), _AV_TARGETS[out.fourcc]
+    what = "PyAV's swscale, its default flags, into a frame of its own"
+    return [Contender(SWSCALE, what, lambda: reformatter.reformat(picture, format=target))]
 
 
 def _headless(new_reader: Callable[[], Reader], frame: Frame, out: Surface, stack: ExitStack) -> list[Contender]:

@@ -181,7 +181,8 @@ def test_only_sources_and_sinks_import_what_is_theirs(name: str, path: Path) -> 
     found = [
         target for target in imports(name, path) if target.partition(".")[0] in ("jeepney", "imagecodecs", "av", "pywayland")
     ]
-    assert not found or room_of(name) in ("sources", "sinks", "wire"), f"{name} imports {found}"
+    # bench measures PyAV's swscale beside us.
+    assert not found or name == "bench" or room_of(name) in ("sources", "sinks", "wire"), f"{name} imports {found}"
 
 
 def test_every_room_is_real() -> None:

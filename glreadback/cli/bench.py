@@ -38,6 +38,7 @@ _BAR = 32  # columns
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     _arguments.source(parser, _DEFAULT)
     _arguments.device(parser)
+    parser.add_argument("--fourcc", metavar="C", type=_arguments.fourcc, help="the pixel format to read as, such as AB24")
     parser.add_argument("--seconds", metavar="S", type=_arguments.seconds, default=5.0, help="about how long; default: 5")
     parser.add_argument("--plot", metavar="FILE", help="draw the ratios as a bar chart, too")
     _arguments.timeout(parser)
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         frame = next(source.frames(args.timeout))
         progress.show("bench: first reads …")
         capabilities = _capabilities(frame, args.device)
-        with bench.contenders(frame, args.device, source) as (contenders, skipped, out):
+        with bench.contenders(frame, args.device, source, args.fourcc) as (contenders, skipped, out):
 
             def tick(share: float) -> None:
                 progress.show(f"bench: {bar(share, 30):<30} {share:4.0%}")
