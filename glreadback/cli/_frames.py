@@ -58,7 +58,7 @@ def _number(value: float, unit: str) -> str:
     return f"{value:.{digits}f} {unit}".rstrip()
 
 
-_WIDTH, _ROW, _MARGIN, _NAMES, _NUMBERS = 1100, 32, 24, 400, 190
+_WIDTH, _ROW, _MARGIN, _NAMES, _NUMBERS = 1200, 32, 24, 370, 310
 _INK, _PALE, _KEPT, _MISSED = "#202428", "#d8dce0", "#2f6f9f", "#b0643c"
 
 
@@ -93,7 +93,7 @@ def plot(path: str, found: Frames) -> None:
                 row.name,
                 _share(row),
                 _KEPT if row.kept else _MISSED,
-                f"{_plain(row.value, row.unit)} of {_plain(row.limit, row.unit)} {'x ' * (row.unit == '×')}{row.beside}"[:34],
+                _words(row),
             )
             for row in found.rows
         ]
@@ -116,5 +116,7 @@ def plot(path: str, found: Frames) -> None:
     sinks.save(Surface.wrap(image.convert("RGBA").tobytes(), _WIDTH, height, "AB24"), path)
 
 
-def _plain(value: float, unit: str) -> str:
-    return _number(value, unit).removesuffix(" ×")
+def _words(row: Row) -> str:
+    """Measured, of at most so much, beside what; without the signs that Pillow's own font lacks."""
+    value, limit = (_number(number, row.unit).removesuffix(" ×").replace("µ", "u") for number in (row.value, row.limit))
+    return f"{value} of {limit} {'x ' * (row.unit == '×')}{row.beside}"

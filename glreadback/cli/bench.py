@@ -38,6 +38,7 @@ _BAR = 32  # columns
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     _arguments.source(parser, _DEFAULT)
     _arguments.device(parser)
+    parser.add_argument("--frames", action="store_true", help="what reading every frame costs, each beside its limit: a minute")
     parser.add_argument("--fourcc", metavar="C", type=_arguments.fourcc, help="the pixel format to read as, such as AB24")
     parser.add_argument("--seconds", metavar="S", type=_arguments.seconds, default=5.0, help="about how long; default: 5")
     parser.add_argument("--plot", metavar="FILE", help="draw the ratios as a bar chart, too")
@@ -45,7 +46,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _arguments.json(parser, "print one JSON object instead of a table")
 
 
+def _run_frames(args: argparse.Namespace) -> int:
+    """What a program pays that reads every frame: docs/performance.md's table."""
+    from ..bench_frames import measure_frames
+    from . import _frames
+
+    with Progress() as progress:
+        progress.show("bench: every frame …")
+        found = measure_frames(args.device)
+    print("\n".join(_frames.lines(found)))
+    if args.plot:
+        _frames.plot(args.plot, found)
+        print(f"plot: {args.plot}")
+    return DONE
+
+
 def run(args: argparse.Namespace) -> int:
+    if args.frames:
+        return _run_frames(args)
     with open_source(args.source) as source, Progress() as progress:
         frame = next(source.frames(args.timeout))
         progress.show("bench: first reads …")
