@@ -163,8 +163,10 @@ class Helper:
 
     def serve(self) -> None:
         """Answer requests until the parent hangs up."""
+        message = memoryview(bytearray(MAX_MESSAGE))
         while True:
-            text, ancillary, _, _ = self._sock.recvmsg(MAX_MESSAGE, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+            size, ancillary, _, _ = self._sock.recvmsg_into([message], _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+            text = bytes(message[:size])
             if text == AGAIN:
                 try:
                     self._again()

@@ -438,3 +438,40 @@ def test_surfaces_outlive_a_reset(direct: Reader, picture: MakePicture, resets: 
         direct.read(made.buf)
     assert isinstance(kept, Surface)
     assert np.array_equal(pixels(kept), made.rows())
+
+
+# ---- what only the short way could overlook
+
+
+@pytest.mark.parametrize("options", [{"seals": 0}, {"mode": os.O_RDONLY}, {"tail": -4}], ids=str)
+def test_a_buffer_of_the_same_shape_that_is_not_as_good(
+    any_reader: Reader, picture: MakePicture, memfd: MemFd, options: dict[str, Any]
+) -> None:
+    """After a good buffer one that can shrink, is read-only, or is a pixel too short: it is looked at like the first."""
+    good = picture("XR24", 32, 32)
+    out = any_reader.read(good.buf)
+    for _ in range(2):
+        any_reader.read(good.buf, out)
+    if "tail" in options:
+        with pytest.raises(DescriptorError, match="ends at byte 4096, the file holds 4092"):
+            any_reader.read(DmaBuf(32, 32, "XR24", [Plane(memfd(4092), 0, 128)]), out)
+    else:
+        other = picture("XR24", 32, 32, **options)
+        for _ in range(2):
+            any_reader.read(other.buf, out)
+            assert np.array_equal(pixels(out), other.rows())
+            assert out.route is not None
+            assert "copied first" in out.route.reason
+    any_reader.read(good.buf, out)
+    assert np.array_equal(pixels(out), good.rows())
+
+
+def test_a_driver_that_is_too_old_is_not_used(
+    leaks: Callable[[], None], picture: MakePicture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a Mesa reads wrong pixels where an offset is given."""
+    from glreadback import importer
+
+    monkeypatch.setattr(importer, "too_old", lambda version: "Mesa 24.0 is too old")
+    with Reader("software") as reader, pytest.raises(DeviceError, match="Mesa 24.0 is too old"):
+        reader.read(picture("XR24", 8, 8).buf)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from promises import promised
 
 from glreadback import DmaBuf, Frame, Plane, Reader, Surface, bench, bench_frames, open_source
 from glreadback.bench import Contender
@@ -76,16 +77,6 @@ def test_time_by_size(size: tuple[int, int], benchmark: Any) -> None:
 
 
 # ---- the promises
-
-
-def promised(measure: Callable[[], float], most: float, tries: int = 6) -> None:
-    """The least of a few measurements must come near the promise: other work on the machine only ever adds, and caches are
-    shared. The promise itself is measured by `make bench` on a quiet machine (docs/performance.md)."""
-    most *= 1.5
-    found: list[float] = []
-    while len(found) < tries and (not found or min(found) > most):
-        found.append(measure())
-    assert min(found) <= most, found
 
 
 def test_a_known_buffer_costs_a_memcpy(ways: Ways) -> None:
