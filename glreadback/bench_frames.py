@@ -117,8 +117,11 @@ def _whole(size: tuple[int, int], device: str, seconds: float, headless: int) ->
             reader.read(Frame(again), out)
 
         anew()
+        isolated = stack.enter_context(Reader(device, isolate=True))
+        shared = isolated.read(frame)
         chosen = [known[key] for key in (bench.MEMCPY, "alias", bench.HEADLESS, bench.FRESH_MEMCPY, bench.FRESH)]
-        found = _by_name(alternate([*chosen, Contender("new frame", "", anew)], seconds, least=11))
+        chosen += [Contender("new frame", "", anew), Contender("isolated", "", lambda: isolated.read(frame, shared))]
+        found = _by_name(alternate(chosen, seconds, least=11))
     alias, peer, fresh = found["alias"], found[bench.HEADLESS], found[bench.FRESH]
     rows = [
         Row(f"{name}, cached import, given surface", "memcpy", alias.ratio, 1.10, seconds=alias.seconds),
@@ -128,6 +131,8 @@ def _whole(size: tuple[int, int], device: str, seconds: float, headless: int) ->
     if size == SMALL:
         beside = "mmap + memcpy + munmap"
         rows.append(Row(f"{name}, a buffer never seen before", beside, fresh.ratio, 1.3, seconds=fresh.seconds))
+        apart = found["isolated"].seconds
+        rows.append(Row(f"{name}, isolated in a helper process", "a direct read", apart / alias.seconds, 1.3, seconds=apart))
     return rows
 
 

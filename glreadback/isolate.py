@@ -60,7 +60,7 @@ _START_LIMIT = 30.0  # seconds for Python and the driver to load
 # Seconds that a read may take beyond the caller's time-out, which is for fences: these, and this long for each pixel.
 _GRACE, _GRACE_PIXEL = 5.0, 2e-7
 _LONGEST = 1e6  # seconds
-_AWAKE = 1e-3  # seconds to wait for an answer without sleeping
+_AWAKE = 5e-4  # seconds to wait for an answer without sleeping
 _REAP = 2.0  # seconds for a killed process to be gone
 _KEPT = 8  # pictures the helper remembers
 _FREE = 4  # shared memories kept for the next surface
