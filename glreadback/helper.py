@@ -79,14 +79,14 @@ def drop_rights(memory: int) -> dict[str, bool]:
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     if prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "no_new_privs")
-    prctl(_PR_SET_DUMPABLE, 0)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")  # rather this one than the parent
+    prctl(_PR_SET_DUMPABLE, 0)  # from here on /proc/self is root's
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # DATA is private memory; FSIZE bounds a memfd.
     for limit in (resource.RLIMIT_DATA, resource.RLIMIT_FSIZE):
         least = [value for value in (memory, resource.getrlimit(limit)[1]) if value >= 0]
         resource.setrlimit(limit, (min(least), min(least)))
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")  # rather this one than the parent
     # In this order: libseccomp is looked for by running ldconfig.
     return {"seccomp": _filter(), "landlock": restrict(path for pattern in _DEVICES for path in glob.glob(pattern))}
 

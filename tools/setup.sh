@@ -7,10 +7,14 @@ mesa_wanted=25.0.3
 runtime="libegl1 libgles2 libegl-mesa0 libgl1-mesa-dri"
 # The kernel lane (tools/vm.py) boots a Debian kernel under QEMU, with sample drivers built for it; the qemu: source is tested against real guests.
 lane="qemu-system-x86 qemu-system-modules-opengl dbus-daemon busybox-static kmod gcc binutils xz-utils"
+# Desktop OpenGL, for contexts of other libraries.
+desktop="libgl1"
+# Whose completion, and what renders the manual page.
+shells="zsh fish groff-base mandoc"
 
 case "${1:-}" in
     runtime) packages="$runtime" ;;
-    test) packages="$runtime $lane" ;;
+    test) packages="$runtime $lane $desktop $shells" ;;
     *) echo "usage: tools/setup.sh runtime|test" >&2; exit 2 ;;
 esac
 python="${PYTHON:-python3}"
@@ -27,7 +31,7 @@ if ! command -v apt-get >/dev/null 2>&1 || ! command -v dpkg-query >/dev/null 2>
         "$python" -c "import ctypes; ctypes.CDLL('$library')" 2>/dev/null || missing="$missing $library"
     done
     if [ "$1" = test ]; then
-        for program in qemu-system-x86_64 busybox modprobe gcc ld xz; do
+        for program in qemu-system-x86_64 busybox modprobe gcc ld xz zsh fish groff mandoc; do
             command -v "$program" >/dev/null 2>&1 || missing="$missing $program"
         done
     fi
