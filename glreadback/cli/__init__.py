@@ -8,7 +8,7 @@ import io
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..words import choices
 from ._exit import USAGE, ends_quietly, report
@@ -48,6 +48,17 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(USAGE)
 
 
+class _Versions(argparse.Action):
+    """--version: what is to be said is found out, and loaded, when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from ._versions import lines
+
+        for line in lines():
+            print(line, flush=True)
+        parser.exit()
+
+
 def _formatter(prog: str) -> argparse.HelpFormatter:
     return argparse.RawDescriptionHelpFormatter(prog, max_help_position=26, width=min(100, _columns() - 2))
 
@@ -68,8 +79,7 @@ def _top() -> Parser:
         formatter_class=_formatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"glreadback {import_module('glreadback').__version__}")
-    parser.add_argument("command", nargs="?", metavar="COMMAND", help=argparse.SUPPRESS)
+    parser.add_argument("--version", action=_Versions, nargs=0, help="glreadback's, PyOpenGL's and Mesa's versions")
     return parser
 
 
@@ -88,9 +98,16 @@ def parser_of(command: str) -> Parser:
     return parser
 
 
+def parsers() -> tuple[Parser, dict[str, Parser]]:
+    """The parser of what stands before the command, and those of all commands: shell completion and the manual page are
+    made of them when the wheel is built, where nothing that glreadback needs is installed."""
+    return _top(), {command: parser_of(command) for command in COMMANDS}
+
+
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if not arguments or arguments[0] not in COMMANDS:
         parser = _top()
+        parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
         parser.parse_known_args(arguments)  # --help and --version end here
         parser.error(_why_no_command(arguments))
     return parser_of(arguments[0]).parse_args(arguments[1:])

@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 from ..fourcc import Fourcc
 from ..frame import Rect
+from ..sinks import SCREENS
 
 SOURCE_HELP = "scheme:path?key=value&…, such as pattern:smpte?size=640x480; `glreadback sources` lists them"
+TERM = "term:"  # as a place to write to: the terminal
 DEVICE_HELP = "where GL runs: software, or a render node such as /dev/dri/renderD128; default: the best for the frame"
 
 
@@ -34,6 +36,14 @@ def json(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 # ---- kinds of values, for argparse's type=
+
+
+def output(text: str) -> str:
+    """A file, - or term:HOW."""
+    if text.startswith(TERM) and text[len(TERM) :] not in ("", *SCREENS):
+        ways = ", ".join(TERM + how for how in SCREENS)
+        raise argparse.ArgumentTypeError(f"{text!r} is no way to show a picture; give {TERM} or {ways} (a file: ./{text})")
+    return text
 
 
 def seconds(text: str) -> float:

@@ -37,6 +37,11 @@ def report(message: str) -> None:
         pass  # nobody is there to be told
 
 
+def code_of(error: BaseException) -> int | None:
+    """The exit code that says what went wrong; None for a bug of ours."""
+    return next((code for expected, code in _CODES if isinstance(error, expected)), None)
+
+
 def _visible(character: str) -> str:
     # A producer's words go to a terminal: no escape sequences.
     return character if character.isprintable() else ascii(character)[1:-1]
@@ -54,7 +59,7 @@ class ends_quietly:  # noqa: N801  # reads as what it does
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
         if error is None:
             return False
-        code = next((code for expected, code in _CODES if isinstance(error, expected)), None)
+        code = code_of(error)
         if code is None:
             return False
         self.code = code

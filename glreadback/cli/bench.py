@@ -64,7 +64,7 @@ def _run_frames(args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace) -> int:
     if args.frames:
         return _run_frames(args)
-    with open_source(args.source) as source, Progress() as progress:
+    with open_source(args.source, device=args.device) as source, Progress() as progress:
         frame = next(source.frames(args.timeout))
         progress.show("bench: first reads …")
         capabilities = _capabilities(frame, args.device)
@@ -153,6 +153,10 @@ def _comparisons(what: dict[str, Any], measures: Sequence[Measure]) -> list[str]
             said.append(f"QEMU egl-headless's way takes {times:.1f} × as long as {ours.name}.")
     if bench.FRESH in found:
         said.append(f"A buffer never seen before: {found[bench.FRESH].ratio:.2f} × mmap, memcpy and munmap of it.")
+    for measure in measures:
+        if measure.beside not in (bench.MEMCPY, bench.FRESH_MEMCPY):
+            quartiles = f"quartiles {measure.low:.2f} to {measure.high:.2f}"
+            said.append(f"{measure.name} takes {measure.ratio:.2f} × {measure.beside} ({quartiles}).")
     if what["1x1_us"] is not None:
         said.append(f"A 1x1 read: {what['1x1_us']:.1f} µs, which is all that comes on top of the pixels.")
     return said

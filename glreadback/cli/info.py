@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    with open_source(args.source) as source, Reader(args.device) as reader:
+    with open_source(args.source, device=args.device) as source, Reader(args.device) as reader:
         frame = next(source.frames(args.timeout))
         found = describe(frame, reader)
         found["origin"] = found["origin"] or args.source

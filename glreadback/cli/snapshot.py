@@ -7,7 +7,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +18,16 @@ from ..frame import TRANSFORMS
 from ..plan import ROUTES
 from ..reader import Reader
 from ..sources import open_source, parse_spec, source_class
+from ..sources.base import SourceTimeout
 from . import _arguments
 from ._exit import DONE, report
-from ._terminal import Progress, is_terminal
+from ._terminal import Progress, bar, is_terminal
 
 if TYPE_CHECKING:
-    from ..frame import Frame
+    from ..frame import Frame, Rect
     from ..sources.base import Source
     from ..surface import Surface
+    from ._changes import Changes
 
 HELP = """\
 Read a picture from SOURCE and write it to a file. Packed RGB stays in its own pixel format, bit for bit; anything else
@@ -34,20 +36,25 @@ becomes AB24, or AB48 where it has more than 8 bits. The file is written whole o
 EXAMPLES = """\
 examples:
   glreadback snapshot pattern: -o bars.png
+  glreadback snapshot pattern: -o term:     shows it in the terminal
   glreadback snapshot 'pattern:noise?size=637x361&fourcc=AR30' --verify -o noise.npy
   glreadback snapshot 'file:dump.raw?size=1920x1080&fourcc=XR24&stride=8192' -o dump.webp
   glreadback snapshot 'fd:7?size=1920x1080&fourcc=NV12' --fourcc AB24 -o video.jpg
   glreadback snapshot pattern: --rect 0,0,64,64 --format ppm -o - | pnmtopng > corner.png
   glreadback snapshot pattern: --count 10 --interval 0.5 -o shot.png     shot-0001.png to shot-0010.png
+  glreadback snapshot kms: --count 10 --changed --timeout 60 -o step.png     the next ten different screens
 """
 
 _STDOUT = "-"
+_BAR = 16  # columns
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     _arguments.source(parser)
-    add("-o", "--output", metavar="FILE", help="where to write; - is standard output; default: snapshot.png")
+    add("-o", "--output", metavar="FILE", type=_arguments.output,
+        help="where to write; - is standard output, term: the terminal (or term:kitty, term:sixel, term:blocks); "
+        "default: snapshot.png")  # fmt: skip
     add("--format", metavar="F", choices=sorted(sinks.REGISTRY),
         help=f"{', '.join(sinks.REGISTRY)}; default: by FILE's ending, png for standard output")  # fmt: skip
     add("--fourcc", metavar="C", type=_arguments.fourcc, help="the pixel format to read as, such as AB24 (bytes R G B A)")
@@ -67,38 +74,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--verify", action="store_true", help="read again by another route and fail on the first pixel that differs")
     _arguments.timeout(parser)
     add("--count", metavar="N", type=_arguments.count, default=1, help="this many pictures, to numbered files")
-    add("--interval", metavar="S", type=_arguments.seconds, help="seconds from one picture to the next; default: 1")
+    add("--interval", metavar="S", type=_arguments.seconds,
+        help="seconds from one look to the next; default: 1, with --changed 0.1")  # fmt: skip
+    add("--changed", action="store_true", help="of those looks, write only pictures that differ from the last one written")
     add("--cursor", action="store_true", help="with the mouse pointer, where the source knows it")
     _arguments.json(parser, "print one JSON object a picture instead of words")
 
 
 def run(args: argparse.Namespace) -> int:
     output, format = _destination(args)
+    if args.changed and args.count == 1:
+        report("--changed is about what comes after the first picture; give --count N")
     # The picture has standard output for itself.
-    said = sys.stderr if output == _STDOUT else sys.stdout
+    said = sys.stderr if _streams(output) else sys.stdout
     with ExitStack() as stack:
+        progress = stack.enter_context(Progress(quiet=args.count == 1))
+        written: list[str] = []
+
+        def show(what: str) -> None:
+            share = len(written) / args.count
+            progress.show(f"{bar(share, _BAR) if written else '':<{_BAR}} {len(written)}/{args.count}  {what}")
+
+        show(f"opening {args.source} …")
         source = stack.enter_context(_open(args))
         reader = stack.enter_context(Reader(args.device, isolate=args.isolate))
-        progress = stack.enter_context(Progress(quiet=args.count == 1))
-        written = []
-        for number, frame in enumerate(_frames(source, args), 1):
-            frame = _as_told(frame, args)
-            path = output if args.count == 1 or output == _STDOUT else _numbered(output, number, args.count)
-            shot = _take(reader, frame, path, format, args)
+        camera = _Camera(reader, format, args)
+        show(f"waiting for a picture of {args.source} …")
+        for frame in _frames(source, args, written):
+            number = len(written) + 1
+            path = output if args.count == 1 or _streams(output) else _numbered(output, number, args.count)
+            shot = camera.take(_as_told(frame, args), path)
+            if shot is None:
+                show(f"waiting for {args.source} to change …")
+                continue
             written.append(path)
             if args.json:
                 _print_json(shot, said)
             elif progress.shown:
-                progress.show(f"{number}/{args.count}  {_sentence(shot)}")
+                show(_sentence(shot))
             else:
                 print(_sentence(shot), file=said, flush=True)
             if number == args.count:
                 break
         progress.clear()
-        if not written:
-            raise SourceError(f"{args.source} gave no picture")
+        if len(written) < args.count:
+            raise SourceError(f"{args.source} {_ended(written, args.count)}")
         if progress.shown and not args.json:
-            print(f"{len(written)} pictures: {written[0]} to {written[-1]}", file=said)
+            where = "standard output" if _streams(output) else f"{written[0]} to {written[-1]}"
+            print(f"{len(written)} pictures: {where}", file=said)
     return DONE
 
 
@@ -116,11 +139,22 @@ def _destination(args: argparse.Namespace) -> tuple[str, str | None]:
     """Where to, and the format if the file's ending is not to say it."""
     if args.output is None:
         return f"snapshot.{args.format or 'png'}", args.format
+    if args.output.startswith(_arguments.TERM):
+        if args.format not in (None, "term"):
+            raise SinkError(f"{args.output} shows the picture, not {args.format}; leave --format out, or give -o FILE")
+        return args.output, "term"
     if args.output == _STDOUT:
-        if is_terminal(sys.stdout):
-            raise SinkError("a picture is no text for a terminal; give -o FILE, or send standard output to a file or a pipe")
+        if is_terminal(sys.stdout) and args.format != "term":
+            raise SinkError(
+                "a picture is no text for a terminal; give -o FILE, send standard output to a file or a pipe, or give -o term:"
+            )
         return _STDOUT, args.format or "png"
     return args.output, args.format
+
+
+def _streams(output: str) -> bool:
+    """Whether pictures go to standard output."""
+    return output == _STDOUT or output.startswith(_arguments.TERM)
 
 
 def _open(args: argparse.Namespace) -> Source:
@@ -131,18 +165,46 @@ def _open(args: argparse.Namespace) -> Source:
             text += ("&" if "?" in text else "?") + "cursor=1"
         else:
             report(f"{spec.scheme}: knows no mouse pointer; --cursor changes nothing")
-    return open_source(text)
+    return open_source(text, device=args.device, isolate=args.isolate)
 
 
-def _frames(source: Source, args: argparse.Namespace) -> Iterator[Frame]:
-    """The source's frames, at least an interval apart."""
-    interval = 1.0 if args.interval is None else args.interval
-    due = time.monotonic()
-    for frame in source.frames(args.timeout):
+def _frames(source: Source, args: argparse.Namespace, written: list[str]) -> Iterator[Frame]:
+    """The source's frames, at least an interval apart.
+
+    With --changed the time-out is for the next picture that is written, however many frames come meanwhile.
+    """
+    interval = args.interval if args.interval is not None else 0.1 if args.changed else 1.0
+    now = due = time.monotonic()
+    known, until = 0, now + args.timeout
+    while True:
+        left = round(max(0.0, until - now), 2) if args.changed and written else args.timeout
+        try:
+            frame = next(source.frames(left), None)
+        except SourceTimeout as error:
+            if not (args.changed and written):
+                raise
+            # What it says of its last moments is no news.
+            why = f" ({error})" if left > args.timeout / 2 else ""
+            raise SourceTimeout(_unchanged(args, written) + why) from None
+        if frame is None:
+            return
         yield frame
         # From one start to the next: a slow sink does not stretch the interval.
-        due += interval
-        time.sleep(max(0.0, due - time.monotonic()))
+        due, now = due + interval, time.monotonic()
+        if len(written) > known:
+            known, until = len(written), max(due, now) + args.timeout
+        elif args.changed and now >= until:
+            raise SourceTimeout(_unchanged(args, written))
+        time.sleep(max(0.0, min(due, until) - now))
+        now = time.monotonic()
+
+
+def _unchanged(args: argparse.Namespace, written: list[str]) -> str:
+    return f"{args.source} did not change within {args.timeout:g} s; {len(written)} of {args.count} pictures were written"
+
+
+def _ended(written: list[str], count: int) -> str:
+    return f"ended after {len(written)} of {count} pictures" if written else "gave no picture"
 
 
 def _numbered(path: str, number: int, count: int) -> str:
@@ -161,36 +223,63 @@ class _Shot:
     verified: str | None  # what a second read found equal
 
 
-def _take(reader: Reader, frame: Frame, path: str, format: str | None, args: argparse.Namespace) -> _Shot:
-    release, frame = frame.release, dataclasses.replace(frame, release=None)
-    try:
-        return _taken(reader, frame, path, format, args)
-    finally:
-        # Once, when a second read for --verify is over too.
-        if release is not None:
-            release()
+class _Camera:
+    """Reads frames as the command line says, and writes those that are to be written."""
 
+    def __init__(self, reader: Reader, format: str | None, args: argparse.Namespace) -> None:
+        self._reader, self._format, self._args = reader, format, args
+        self._options: dict[str, Any] = {"tone_map": True} if args.tone_map else {}
+        self._changes: Changes | None = None
+        self._drawn = False  # whether a picture is on the screen that the next one may replace
+        if args.changed:
+            from ._changes import Changes
 
-def _taken(reader: Reader, frame: Frame, path: str, format: str | None, args: argparse.Namespace) -> _Shot:
-    start = time.perf_counter()
-    options: dict[str, Any] = {"tone_map": True} if args.tone_map else {}
-    if args.scale is not None:
-        options["scale"] = args.scale.of(*(args.rect[2:] if args.rect is not None else frame.size))
-    surface = reader.read(frame, fourcc=args.fourcc, rect=args.rect, route=args.route, timeout=args.timeout, **options)
-    seconds = time.perf_counter() - start
-    verified = None
-    if args.verify:
-        from ._verify import verify
+            self._changes = Changes(self._read, partly=args.rect is None and args.scale is None and not args.tone_map)
 
-        if options:
-            raise SinkError("--verify compares the buffer's own pixels; it cannot check a scaled or tone-mapped picture")
-        verified = verify(reader, frame, surface, args.rect, args.timeout)
-    if path == _STDOUT:
-        sinks.write(surface, sys.stdout.buffer, format or "png")
-        sys.stdout.buffer.flush()
-    else:
-        sinks.save(surface, path, format)
-    return _Shot(path, surface, frame.origin or args.source, seconds, verified)
+    def take(self, frame: Frame, path: str) -> _Shot | None:
+        """Read a frame and write it to path; None where --changed leaves it out."""
+        release, frame = frame.release, dataclasses.replace(frame, release=None)
+        try:
+            return self._taken(frame, path)
+        finally:
+            # Once, when a second read for --verify is over too.
+            if release is not None:
+                release()
+
+    def _read(self, frame: Frame, out: Surface | None = None, damage: Iterable[Rect] | None = None) -> Surface:
+        args, options = self._args, dict(self._options)
+        if args.scale is not None:
+            options["scale"] = args.scale.of(*(args.rect[2:] if args.rect is not None else frame.size))
+        return self._reader.read(
+            frame, out, fourcc=args.fourcc, rect=args.rect, damage=damage, route=args.route, timeout=args.timeout, **options
+        )
+
+    def _taken(self, frame: Frame, path: str) -> _Shot | None:
+        args, start = self._args, time.perf_counter()
+        surface = self._read(frame) if self._changes is None else self._changes.look(frame)
+        seconds = time.perf_counter() - start
+        if surface is None:
+            return None
+        verified = None
+        if args.verify:
+            from ._verify import verify
+
+            if args.scale is not None or args.tone_map:
+                raise SinkError("--verify compares the buffer's own pixels; it cannot check a scaled or tone-mapped picture")
+            verified = verify(self._reader, frame, surface, args.rect, args.timeout)
+        if _streams(path):
+            sinks.write(surface, sys.stdout.buffer, self._format or "png", **self._screen(path))
+            sys.stdout.buffer.flush()
+        else:
+            sinks.save(surface, path, self._format)
+        return _Shot(path, surface, frame.origin or args.source, seconds, verified)
+
+    def _screen(self, path: str) -> dict[str, Any]:
+        """The options of a picture in the terminal: further ones go where the first is, if nothing is said between."""
+        if self._format != "term":
+            return {}
+        over, self._drawn = self._drawn, is_terminal(sys.stdout) and not (self._args.json and is_terminal(sys.stderr))
+        return {"how": path.partition(":")[2] or None, "over": over}
 
 
 def _sentence(shot: _Shot) -> str:
@@ -202,7 +291,7 @@ def _sentence(shot: _Shot) -> str:
     if not route.exact:
         what += ", not bit for bit"
     checked = f"; verified: {shot.verified}" if shot.verified else ""
-    where = "standard output" if shot.path == _STDOUT else shot.path
+    where = "standard output" if _streams(shot.path) else shot.path
     return f"{where}: {what}{checked}"
 
 

@@ -1,4 +1,4 @@
-"""`glreadback sources`: where pictures can come from, and the keys of each."""
+"""`glreadback sources`: where pictures can come from, the keys of each, and what there is to read right now."""
 
 from __future__ import annotations
 
@@ -8,40 +8,68 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from ..sources import REGISTRY, source_class
+from ..errors import GlReadbackError
+from ..sources import REGISTRY, Spec, parse_spec, source_class
+from ..words import choices
 from . import _arguments
-from ._exit import DONE
-from ._terminal import paint, table
+from ._exit import DONE, FAILED, code_of, report
+from ._terminal import WIDTH, paint, table
 
-HELP = "List the schemes of SOURCE, scheme:path?key=value&…, what each takes, and what this machine has to read."
+HELP = """\
+List the schemes of SOURCE, scheme:path?key=value&…, what each takes, and what this machine has to read right now: cards
+with connectors and modes, mediated devices, and the consoles of each running QEMU that is named. Asking a QEMU that runs
+with p2p=yes ends the connection of another client of its display.
+"""
 EXAMPLES = """\
 examples:
   glreadback sources
-  glreadback sources file         one of them, with what it does
+  glreadback sources file                   one of them, with what it does
+  glreadback sources qemu:/run/vm/qmp.sock qemu:dbus    what is here, and what these guests show
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("scheme", metavar="SCHEME", nargs="?", choices=[*REGISTRY], help=f"one of {', '.join(REGISTRY)}")
+    what = f"one of {', '.join(REGISTRY)}; or a running QEMU, qemu:SOCKET or qemu:dbus:ADDRESS"
+    parser.add_argument("what", metavar="SCHEME|qemu:…", nargs="*", type=_what, help=what)
     _arguments.json(parser, "print one JSON object instead of words")
 
 
 def run(args: argparse.Namespace) -> int:
-    found = {scheme: _describe(scheme) for scheme in ([args.scheme] if args.scheme else REGISTRY)}
-    here = _here([args.scheme] if args.scheme else list(REGISTRY))
+    schemes = [what for what in args.what if what in REGISTRY]
+    given = [parse_spec(what) for what in args.what if what not in REGISTRY]
+    found = {scheme: _describe(scheme) for scheme in schemes or ([] if given else REGISTRY)}
+    here = _here(schemes or list(REGISTRY))
+    asked, code = _ask(given)
+    here += asked
     if args.json:
         import json
 
         print(json.dumps({**found, "here": here}))
-        return DONE
+        return code
     for number, (scheme, facts) in enumerate(found.items()):
         print(("\n" if number else "") + paint(f"{scheme}:", "bold") + f"  {facts['path']}")
         print("\n".join(table(_rows(facts["keys"]), wrap=True)))
-        if args.scheme:
+        if schemes:
             print(f"\n{facts['about']}")
-    print("\n" + paint("On this machine right now", "bold"))
-    print("\n".join(f"  {line}" for line in _lines(here)) or "  no screens and no mediated devices")
-    return DONE
+    print(("\n" if found else "") + paint("On this machine right now", "bold"))
+    print("\n".join(f"  {line}" for thing in here for line in _lines(thing)) or "  no screens and no mediated devices")
+    return code
+
+
+def _what(text: str) -> str:
+    """A scheme's name, or a qemu: SOURCE."""
+    if text in REGISTRY:
+        return text
+    spec = parse_spec(text) if ":" in text else None
+    if spec is None:
+        raise argparse.ArgumentTypeError(f"there is no scheme {text!r}{choices(text, REGISTRY)}")
+    if spec.scheme != "qemu" or not spec.path:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no running QEMU; give qemu:SOCKET or qemu:dbus. Of others, `glreadback info` says more"
+        )
+    if spec.options:
+        raise argparse.ArgumentTypeError(f"{text!r}: all consoles are listed; leave out what follows the ?")
+    return text
 
 
 def _here(schemes: list[str]) -> list[dict[str, Any]]:
@@ -53,15 +81,44 @@ def _here(schemes: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _lines(here: list[dict[str, Any]]) -> Iterator[str]:
-    """A line for each thing, and for each connector of a card."""
-    for thing in here:
-        facts = [str(value) for key, value in thing.items() if key not in ("source", "connectors") and value]
-        yield "  ".join([thing["source"], *facts])
-        for connector in thing.get("connectors", ()):
-            modes = connector.get("modes") or []
-            state = "lit" if connector.get("lit") else "connected" if connector.get("connected") else "not connected"
-            yield f"  {connector['source']}  {state}" + (f"  {modes[0]}, {len(modes)} modes" if modes else "")
+def _ask(given: list[Spec]) -> tuple[list[dict[str, Any]], int]:
+    """What each of these has, and an exit code. One that does not answer is a message, and does not stop the others."""
+    found: list[dict[str, Any]] = []
+    failed = []
+    for spec in given:
+        name = f"{spec.scheme}:{spec.path}"
+        try:
+            found.append(sys.modules[source_class(spec.scheme).__module__].list_given(spec.path))
+        except GlReadbackError as error:
+            found.append({"source": name, "error": str(error)})
+            failed.append(code_of(error) or FAILED)
+            report(f"{name}: {str(error).removeprefix(spec.scheme + ': ')}")
+    return found, min(failed, default=DONE)
+
+
+def _lines(thing: dict[str, Any]) -> Iterator[str]:
+    """A line for each thing, and for each connector of a card or console of a guest."""
+    if "error" in thing:
+        return  # which is said on stderr
+    facts = [str(value) for key, value in thing.items() if key != "source" and value and not isinstance(value, list)]
+    yield "  ".join([thing["source"], *facts])
+    for connector in thing.get("connectors", ()):
+        state = "lit" if connector["lit"] else "connected" if connector["connected"] else "not connected"
+        yield from _wrapped(f"  {connector['source']}  {state}", connector["modes"])
+    for console in thing.get("consoles", ()):
+        shows = console["shows"]
+        words = "{size} {fourcc}, given as {given as}".format(**shows) if isinstance(shows, dict) else f"shows {shows}"
+        yield f"  {console['source']}  {console['label'] or console['type']}  {words}"
+
+
+def _wrapped(head: str, words: list[str]) -> Iterator[str]:
+    """A line with words after it, as many as have room, the rest below each other."""
+    import textwrap
+
+    indent = " " * (len(head) + 2)
+    lines = textwrap.wrap(" ".join(words), WIDTH - len(indent) - 2)
+    yield f"{head}  {lines[0]}" if lines else head
+    yield from (indent + line for line in lines[1:])
 
 
 def _describe(scheme: str) -> dict[str, Any]:

@@ -25,9 +25,13 @@ REGISTRY = {
     "pam": ("pam", "PamSink"),
     "npy": ("npy", "NpySink"),
     "raw": ("raw", "RawSink"),
+    "term": ("term", "TermSink"),
 }
 
-__all__ = ["REGISTRY", "save", "sink_class", "write"]
+# The ways in which "term" shows a picture, best first.
+SCREENS = ("kitty", "sixel", "blocks")
+
+__all__ = ["REGISTRY", "SCREENS", "save", "sink_class", "write"]
 
 
 def sink_class(format: str) -> type[Sink]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 from .. import pixels
 from ..errors import SinkError
 from ._pillow import PillowSink, deep_message
-from .base import between
+from .base import Sink, between
 
 if TYPE_CHECKING:
     from ..color import Color
@@ -37,7 +37,9 @@ class PngSink(PillowSink):
     def check(self, surface: Surface) -> None:
         if not pixels.deep(surface.fourcc.info):
             super().check(surface)
-        elif find_spec("imagecodecs") is None:
+            return
+        Sink.check(self, surface)
+        if find_spec("imagecodecs") is None:
             raise SinkError(deep_message("PNG", surface, "pip install 'glreadback[hdr]' for 16-bit PNG, "))
 
     def parameters(self) -> dict[str, Any]:
