@@ -25,7 +25,7 @@ import qemu_guest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glreadback import DmaBuf, Fourcc, Frame, Reader, Rect
+from glreadback import DmaBuf, Fourcc, Frame, Reader, Rect, cli, open_source
 from glreadback.errors import DescriptorError, GlReadbackError, SourceError, SourceSyntaxError
 from glreadback.kernel import udmabuf
 from glreadback.sources import _qemu_dbus, _qemu_helper, _qemu_screen, qemu
@@ -1103,3 +1103,100 @@ def test_a_helper_that_hangs_is_ended(fake: FakeQemu) -> None:
     closing.start()
     closing.join(3)
     assert not closing.is_alive()
+
+
+# ---- `glreadback sources qemu:…`
+
+
+def look(source: QemuSource) -> Any:
+    return source.describe()["shows"]
+
+
+def test_what_a_console_shows_is_told_without_reading_it(fake: FakeQemu, memory: Memory) -> None:
+    with QemuSource(os.fspath(fake.path)) as source, contextlib.closing(Memory(1 << 20)) as large:
+        assert look(source) == "nothing"
+        share(fake, large, width=64, height=8, fourcc=XB24)
+        memory.draw(0)
+        assert look(source) == {"size": "64x8", "fourcc": "XB24", "given as": "dma-buf", "modifier": "LINEAR"}
+        fake.call("ScanoutMap", "huuuuu", memory.fd, 0, 2, 4, 8, X8R8G8B8, interface=display.MAP)
+        assert look(source) == {"size": "2x4", "fourcc": "XR24", "given as": "shared memory"}
+        frames = source.frames(timeout=5)
+        assert next(frames).buffer.width == 2
+        look(source)
+        assert next(frames).damage == (), "nor does it make one"
+        scanout(fake, bytes(32))
+        assert look(source) == {"size": "4x2", "fourcc": "XR24", "given as": "messages"}
+        assert next(frames).damage is None, "a look takes no change away"
+        fake.call("Disable")
+        assert look(source) == "nothing"
+        fake.close()
+        assert "QEMU has ended" in look(source)
+
+
+def sources(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    code = cli.main(["sources", *arguments])
+    return (code, *capsys.readouterr())
+
+
+def test_guests_that_are_named_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    two = "-vga none -device VGA,id=one -device secondary-vga,id=two"
+    with qemu_guest.Guest(STAGES[:1], devices=two) as guest, qemu_guest.Guest(STAGES[2:3]) as other:
+        guest.show(0)
+        other.show(0)
+        code, out, err = sources(f"qemu:{guest.qmp}", f"qemu:{other.qmp}", capsys=capsys)
+        assert (code, err) == (0, "")
+        lines = out.splitlines()
+        assert lines[0] == "On this machine right now"
+        assert lines[-5:] == [
+            f"  qemu:{guest.qmp}  guest",
+            f"    qemu:{guest.qmp}?console=0  one  720x400 XR24, given as shared memory",
+            f"    qemu:{guest.qmp}?console=1  two  640x480 XR24, given as shared memory",
+            f"  qemu:{other.qmp}  guest",
+            f"    qemu:{other.qmp}?console=0  VGA  640x480 XR24, given as messages",
+        ]
+        # What is printed can be read.
+        with open_source(lines[-3].split()[0]) as source:
+            assert next(source.frames(timeout=5)).size == (640, 480)
+        code, out, err = sources(f"qemu:{guest.qmp}", "--json", capsys=capsys)
+        (here,) = (thing for thing in json.loads(out)["here"] if thing["source"].startswith("qemu:"))
+        assert [console["label"] for console in here["consoles"]] == ["one", "two"]
+        assert here["consoles"][0]["shows"] == {"size": "720x400", "fourcc": "XR24", "given as": "shared memory"}
+
+
+def test_a_socket_that_does_not_answer_does_not_stop_the_others(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("DBUS_SESSION_BUS_ADDRESS", raising=False)
+    monkeypatch.setattr(qemu, "OPEN_TIMEOUT", 2.0)
+    with (
+        qemu_guest.Guest(STAGES[:1]) as stopped,
+        qemu_guest.Guest(STAGES[:1], "none") as blind,
+        qemu_guest.Guest(STAGES[:1]) as fine,
+    ):
+        fine.show(0)
+        stopped.stop()
+        try:
+            names = [f"qemu:{tmp_path}/none", f"qemu:{stopped.qmp}", f"qemu:{blind.qmp}", "qemu:dbus", f"qemu:{fine.qmp}"]
+            with no_descriptor_left():
+                code, out, err = sources(*names, capsys=capsys)
+                assert sources(names[1], capsys=capsys)[0] == 3, "a time-out alone is one"
+        finally:
+            stopped.go_on()
+    assert code == 1
+    assert f"qemu:{fine.qmp}?console=0  VGA  720x400 XR24" in out
+    assert not any(name in out for name in names[:-1])
+    said = err.splitlines()
+    assert [line.startswith(f"glreadback: {name}: ") for line, name in zip(said, names, strict=False)] == [True] * 4
+    assert len(said) == 4
+    for line, words in zip(said, ("No such file", "QEMU does not answer", "-display dbus,p2p=yes", "is not set"), strict=True):
+        assert words in line
+
+
+@pytest.mark.parametrize("what", ["qemu:", "vfio:x", "qemu:/run/x?console=1", "qmu:/run/x", "nope"])
+def test_what_no_guest_can_be_is_wrong_usage(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["sources", what])
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("glreadback: ")
+    assert err.count("\n") == 1

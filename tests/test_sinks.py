@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import inspect
 import io
 import os
 import random
@@ -24,11 +23,12 @@ from typing import Any, BinaryIO
 import numpy as np
 import pytest
 from PIL import Image
+from templates import check_sink
 
-from glreadback import pixels
+from glreadback import pixels, sinks
 from glreadback.errors import GlReadbackError, SinkError
 from glreadback.fourcc import Fourcc
-from glreadback.sinks import REGISTRY, _pillow, save, sink_class, write
+from glreadback.sinks import REGISTRY, _pillow, save, write
 from glreadback.sinks.base import Sink
 from glreadback.surface import Surface
 
@@ -58,16 +58,14 @@ def written(surface: Surface, format: str, **options: Any) -> bytes:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_sink_follows_the_template(format: str) -> None:
-    kind = sink_class(format)
-    assert issubclass(kind, Sink)
-    assert kind.name
-    document = inspect.getdoc(kind) or ""
-    parameters = inspect.signature(kind).parameters
-    for option, means in kind.options.items():
-        assert option in document
-        assert means
-        assert parameters[option].default is not inspect.Parameter.empty
-    assert len(document) > 40
+    check_sink(format)
+
+
+def test_every_module_with_a_sink_is_in_the_registry() -> None:
+    homes = {module for module, _ in REGISTRY.values()}
+    for path in Path(sinks.__file__).parent.glob("[!_]*.py"):
+        if re.search(r"^class [A-Z]\w*\((?:\w*Sink)\)", path.read_text(), re.MULTILINE):
+            assert path.stem in homes | {"base"}, path.name
 
 
 def loaded_by(code: str) -> set[str]:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import gc
-import inspect
 import itertools
-import json
 import mmap
 import os
+import re
 import socket
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import producing
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from templates import check_source, no_descriptor_left, refuse_source, use_source
 
+from glreadback import sources
 from glreadback.dmabuf import DmaBuf
 from glreadback.errors import DescriptorError, GlReadbackError, SourceError, SourceSyntaxError
 from glreadback.fourcc import Fourcc
@@ -53,14 +53,6 @@ def plane_rows(buffer: DmaBuf, index: int) -> list[bytes]:
 
 def only_frame(source: Source) -> DmaBuf:
     return next(source.frames()).buffer
-
-
-@contextlib.contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    gc.collect()
-    before = sorted(os.listdir("/proc/self/fd"))
-    yield
-    assert sorted(os.listdir("/proc/self/fd")) == before
 
 
 # ---- the grammar
@@ -169,22 +161,7 @@ def test_hexadecimal_names_and_numbers_are_values() -> None:
 
 @pytest.mark.parametrize("scheme", REGISTRY)
 def test_a_source_follows_the_template(scheme: str) -> None:
-    kind = source_class(scheme)
-    assert issubclass(kind, Source)
-    assert kind.scheme == scheme
-    assert kind.path_help
-    assert kind.frames.__doc__
-    document = inspect.getdoc(kind) or ""
-    assert f"`{scheme}:" in document
-    parameters = inspect.signature(kind).parameters
-    for name, key in kind.keys.items():
-        assert name in document or name.rstrip("0123456789") in document, f"{name}= is not in the docstring"
-        key.parse(key.example)
-        assert key.help
-        taken = name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        assert taken, f"{name}= is no argument"
-        if name in parameters:
-            assert (parameters[name].default is inspect.Parameter.empty) == key.required
+    check_source(scheme)
 
 
 def loaded_by(code: str) -> set[str]:
@@ -202,46 +179,40 @@ def test_only_the_source_that_is_used_is_loaded() -> None:
     assert not {"numpy", "OpenGL", "PIL"} & loaded
 
 
-# Sources that need nothing but memory; the others have tests of their own, against real producers.
-STILL = ("pattern", "file", "fd")
+def test_every_module_with_a_source_is_in_the_registry() -> None:
+    homes = {module for module, _ in REGISTRY.values()}
+    for path in Path(sources.__file__).parent.glob("[!_]*.py"):
+        if re.search(r"^class [A-Z]\w*\((?:\w*Source)\)", path.read_text(), re.MULTILINE):
+            assert path.stem in homes | {"base"}, path.name
 
 
-@pytest.fixture
-def specs(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A SOURCE string that works for each scheme."""
-    (tmp_path / "frame").write_bytes(bytes(range(64)))
-    fd = udmabuf.sealed_memfd(64)
-    yield {
-        "pattern": "pattern:?size=4x4",
-        "file": f"file:{tmp_path}/frame?size=4x4&fourcc=XR24",
-        "fd": f"fd:{fd}?size=4x4&fourcc=XR24",
-    }
-    os.close(fd)
+def test_every_source_is_tried() -> None:
+    """Here with a producer of the table, or in the VM."""
+    assert set(producing.SOURCES) | producing.KERNEL == set(REGISTRY)
 
 
-@pytest.mark.parametrize("scheme", STILL)
-def test_a_source_yields_frames_until_it_is_closed(scheme: str, specs: dict[str, str]) -> None:
-    with no_descriptor_left():
-        source = open_source(specs[scheme])
-        with source:
-            frames = list(islice(source.frames(timeout=0.0), 3))
-            assert {(frame.buffer.width, frame.buffer.height) for frame in frames} == {(4, 4)}
-            assert all(frame.origin.startswith(f"{scheme}:") for frame in frames)
-            assert os.fstat(frames[-1].buffer.planes[0].fd)
-            json.dumps(source.describe())
-            later = source.frames()
-        assert source.closed
-        source.close()
-        with pytest.raises(ValueError, match="closed"):
-            next(later)
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", producing.SOURCES)
+def test_a_source_keeps_the_templates_promises(scheme: str) -> None:
+    with producing.SOURCES[scheme]() as text:
+        use_source(text)
 
 
-@pytest.mark.parametrize("scheme", STILL)
-def test_a_forgotten_source_warns_and_closes(scheme: str, specs: dict[str, str]) -> None:
-    with no_descriptor_left():
-        source = open_source(specs[scheme])
-        with pytest.warns(ResourceWarning, match="unclosed source"):
-            del source
+MISSING = {
+    "pattern": "pattern:nothing",
+    "file": "file:/nowhere/frame?size=4x4&fourcc=XR24",
+    "fd": "fd:999999?size=4x4&fourcc=XR24",
+    "pid": "pid:2147483646/7?size=4x4&fourcc=XR24",
+    "unix": "unix:/nowhere/frames",
+    "kms": "kms:card9999",
+    "vfio": "vfio:00000000-0000-0000-0000-000000000000",
+    "qemu": "qemu:/nowhere/qmp",
+}
+
+
+@pytest.mark.parametrize("scheme", REGISTRY)
+def test_what_is_not_there_is_one_line_and_leaves_nothing(scheme: str) -> None:
+    refuse_source(MISSING[scheme])
 
 
 # ---- pattern: which bytes

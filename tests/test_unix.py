@@ -10,8 +10,10 @@ import gc
 import json
 import math
 import os
+import signal
 import socket
 import stat
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -565,6 +567,94 @@ def test_a_real_other_user(tmp_path: Path, any_user: bool) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (0 if any_user else errno.EACCES)
 
 
+# ---- the socket that we connect to
+
+
+@contextlib.contextmanager
+def listening_at(path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(path))
+        os.chmod(path, 0o666)
+        listener.listen()
+        yield listener
+
+
+@pytest.mark.parametrize(
+    ("user", "any_user", "taken"), [(0, False, True), (1, False, False), (1, True, True)], ids=["root", "another", "told to"]
+)
+def test_another_users_socket_is_refused_unless_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: int, any_user: bool, taken: bool
+) -> None:
+    monkeypatch.setattr(unix, "peer", lambda sock: (77, user and os.geteuid() + user, 0))
+    with no_descriptor_left(), listening_at(tmp_path / "frames"):
+        if taken:
+            with UnixSource(os.fspath(tmp_path / "frames"), any_user=any_user) as source:
+                assert source.describe()["users"] == ("any" if any_user else "this one and root")
+        else:
+            with pytest.raises(
+                SourceError, match=r"frames' is another user's: process 77 of user \d+ listens on it.*any_user=1"
+            ):
+                UnixSource(os.fspath(tmp_path / "frames"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_socket_that_really_is_another_users(pixels: int) -> None:
+    """In /tmp, where anybody may put one: a process of another user listens, hands over a frame, and is refused or taken."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    os.chmod(folder, 0o1777)
+    path = folder / "frames"
+    ready, begun = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgid(65534)
+            os.setuid(65534)
+            with listening_at(path) as listener:
+                os.write(begun, b"!")
+                for _ in range(2):
+                    sock, _ = listener.accept()
+                    with contextlib.suppress(SinkError):  # the first is hung up on
+                        send_frame(sock, picture(pixels), wait=False)
+                os.read(ready, 1)
+        finally:
+            os._exit(0)
+    try:
+        os.read(ready, 1)
+        with pytest.raises(SourceError, match=rf"process {child} of user 65534 listens on it, and this is user 0\."):
+            UnixSource(os.fspath(path))
+        with UnixSource(os.fspath(path), any_user=True) as source:
+            assert next(source.frames(timeout=5)).buffer.width == 4
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(ready)
+        os.close(begun)
+        path.unlink()
+        folder.rmdir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_roots_socket_is_fine_for_another_user() -> None:
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    os.chmod(folder, 0o755)
+    try:
+        with listening_at(folder / "frames"):
+            child = os.fork()
+            if child == 0:
+                code = 9
+                try:
+                    os.setgid(65534)
+                    os.setuid(65534)
+                    UnixSource(os.fspath(folder / "frames")).close()
+                    code = 0
+                finally:
+                    os._exit(code)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        (folder / "frames").unlink()
+        folder.rmdir()
+
+
 def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> None:
     path = os.fspath(tmp_path / "frames")
     with socket.socket(socket.AF_UNIX) as left_behind:
@@ -608,7 +698,6 @@ def test_close_removes_only_its_own_socket(tmp_path: Path) -> None:
     ("path", "options", "error", "says"),
     [
         ("", {}, SourceSyntaxError, "needs the path of a socket"),
-        ("x", {"any_user": True}, SourceSyntaxError, "needs listen=1"),
         ("nothing", {}, SourceError, r"No such file.*listen=1"),
         ("no/folder", {"listen": True}, SourceError, "cannot listen on"),
         ("x" * 200, {"listen": True}, SourceError, "path too long"),

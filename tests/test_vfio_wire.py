@@ -271,7 +271,7 @@ def test_a_plane_that_is_off(chain: Device) -> None:
     with source.VfioSource("it", fd=chain.fd) as opened:
         with pytest.raises(SourceTimeout, match=r"the primary plane of it is off; nothing was shown for 0.02 s"):
             next(opened.frames(0.02))
-        assert opened.describe()["planes"] == [{"type": "primary", "given as": "dma-buf", "state": "off"}]
+        assert opened.describe()["planes"][0] == {"type": "primary", "as": "dma-buf", "state": "off"}  # type: ignore[index]
         chain.show(16, 16, 64)
         assert next(opened.frames(0.02)).size == (16, 16)
 
@@ -283,8 +283,11 @@ def test_what_is_said_of_it(chain: Device) -> None:
             "plane": "primary",
             "given as": "dma-buf",
             "planes": [
-                {"type": "primary", "given as": "dma-buf", "fourcc": "XR24", "size": "16x16", "stride": 64}
-                | {"id": 0, "position": "0,0", "hot spot": "3,4"}
+                {"type": "primary", "as": "dma-buf", "fourcc": "XR24", "size": "16x16", "stride": 64}
+                | {"id": 0, "position": "0,0", "hot spot": "3,4"},
+                {"type": "primary", "as": "region", "state": "not offered"},
+                {"type": "cursor", "as": "dma-buf", "state": "not offered"},
+                {"type": "cursor", "as": "region", "state": "not offered"},
             ],
         }
 
@@ -364,3 +367,31 @@ def test_the_device_s_descriptor_stays_the_caller_s(chain: Device) -> None:
     source.VfioSource(fd=chain.fd).close()
     assert os.fstat(chain.fd).st_ino == os.fstat(before.fileno()).st_ino
     before.close()
+
+
+def test_a_plane_that_is_offered_as_both_kinds(chain: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    content, picture = pixels(16, 16, 64)
+    chain.give(content)
+    os.pwrite(chain.buffers[7], bytes(1024), 0)
+
+    def answer(device: int, kind: int, plane: int) -> vfio.GfxPlane:
+        chain.kind = kind
+        chain.show(16, 16, 64, index=7 if kind == vfio.DMABUF else 16)
+        return Device.query_plane(chain, device, kind, plane)
+
+    monkeypatch.setattr(vfio, "probe", lambda device, kind, plane: plane == vfio.PRIMARY)
+    monkeypatch.setattr(vfio, "query_plane", answer)
+    with source.VfioSource("it", fd=chain.fd) as opened, Reader("software") as reader:
+        assert not read(next(opened.frames())).any(), "the dma-buf is the one that is read"
+        shared, region, *_ = opened.describe()["planes"]  # type: ignore[misc]
+        assert (shared["as"], shared["id"]) == ("dma-buf", 7)
+        assert (region["as"], region["region"]) == ("region", 16)
+        ways = {name: (run, beside) for name, _, run, beside in source.contenders(opened, reader)}
+        assert {name: beside for name, (_, beside) in ways.items()} == {
+            "vfio region": "memcpy",
+            "vfio region, GL": "vfio region",
+            "vfio dma-buf, GL": "vfio region",
+        }
+        assert np.array_equal(read(ways["vfio region"][0]()), picture)
+        assert np.array_equal(np.asarray(ways["vfio region, GL"][0]()), picture)
+        assert not np.asarray(ways["vfio dma-buf, GL"][0]()).any()

@@ -136,7 +136,7 @@ def _arguments() -> argparse.Namespace:
         help="share FILE's folder for writing, and fail unless COMMAND leaves in FILE"
         " (pytest --junitxml FILE) at least one test and none that failed or was skipped",
     )
-    parser.add_argument("--timeout", type=float, default=600, metavar="S", help="the VM's seconds (default 600)")
+    parser.add_argument("--timeout", type=float, default=1200, metavar="S", help="the VM's seconds (default 1200)")
     parser.add_argument("--memory", type=int, default=3072, metavar="MIB", help="the guest's memory (default 3072)")
     parser.add_argument("--modules", action="store_true", help="with modules built for it: vkms, mbochs, mdpy")
     parser.add_argument("--verbose", action="store_true", help="show the end of the kernel's log on any failure")

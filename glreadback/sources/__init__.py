@@ -37,12 +37,16 @@ def source_class(scheme: str) -> type[Source]:
     return found
 
 
-def open_source(text: str) -> Source:
+def open_source(text: str, *, device: str | None = None, isolate: bool = False) -> Source:
     """Open the source that a SOURCE string names. The caller closes it.
+
+    device and isolate are a Reader's, for a source that has to read pictures itself before it gives one out: kms: where a
+    screen is several planes, qemu: where a console is a dma-buf. Others have no use for them.
 
     Raises SourceSyntaxError for a string that is none, SourceError where it cannot be opened, DescriptorError where the
     keys describe a buffer that cannot be.
     """
     spec = parse_spec(text)
     kind = source_class(spec.scheme)
-    return kind(spec.path, **spec.values(kind.keys))
+    reading = {name: value for name, value in (("device", device), ("isolate", isolate)) if name in kind.reading}
+    return kind(spec.path, **spec.values(kind.keys), **reading)

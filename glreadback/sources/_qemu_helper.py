@@ -10,7 +10,9 @@ That takes as long as the read, and HOLD at most. Where no update comes within G
 
 The parent's lines: {"ask": 5, "holding": 4, "timeout": 2.0}. Asking again cancels what was asked before.
 The answer is a frame's line with that number and a descriptor (glreadback/wire/frames.py), or
-{"frame": 5, "error": "SourceTimeout", "message": "…"}. The first line of all is {"ready": {…}}, or an error with frame 0.
+{"frame": 5, "error": "SourceTimeout", "message": "…"}. With "look": true nothing is read: {"frame": 5, "shows":
+{"given as": "dma-buf", …}} says what there would be, {} if nothing. The first line of all is {"ready": {…}}, or an error
+with frame 0.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ class Ask(NamedTuple):
     number: int
     time: float
     deadline: float | None
+    look: bool = False  # at what the console shows, without reading it
 
     @property
     def idle(self) -> float:
@@ -59,7 +62,9 @@ class Ask(NamedTuple):
 class Helper:
     """A console, from the moment it is listened to. facts is what `describe()` says."""
 
-    def __init__(self, parent: socket.socket, path: str, console: int, cursor: bool, timeout: float) -> None:
+    def __init__(
+        self, parent: socket.socket, path: str, console: int, cursor: bool, timeout: float, device: str | None = None
+    ) -> None:
         self._parent, self._lines = parent, Lines(parent, most_fds=0)
         self._with_cursor = cursor
         self._screen: Screen | None = None
@@ -73,7 +78,7 @@ class Helper:
         self._gone = ""
         self._held: list[dbus.Message] = []
         self._held_until = 0.0
-        self._gl = GlThread()
+        self._gl = GlThread(device)
         self._reading: int | None = None  # the version that is being read
         self._ask: Ask | None = None
         # One is the parent's, one may be in the hands of the thread that reads, one is free.
@@ -236,7 +241,8 @@ class Helper:
             if not isinstance(self._screen, screen_kind):
                 return False  # about a screen that is gone
             self._changed(event.rect)
-            return event.dmabuf and self._ask is not None and self._is_fresh(time.monotonic())
+            waited_for = self._ask is not None and not self._ask.look
+            return event.dmabuf and waited_for and self._is_fresh(time.monotonic())
         elif isinstance(event, display.Off):
             self._why_dark = "the guest has switched the console off"
             self._set_screen(None)
@@ -299,7 +305,7 @@ class Helper:
         while (line := self._parents_line()) is not None:
             said = wire.parse_object(line.text)
             now, timeout = time.monotonic(), said["timeout"]
-            self._ask = Ask(said["ask"], now, None if timeout is None else now + timeout)
+            self._ask = Ask(said["ask"], now, None if timeout is None else now + timeout, said.get("look", False))
             self._ping = None
             if self._sent is not None and self._sent[0] != said["holding"]:
                 self._sent = None  # it never got that one
@@ -330,6 +336,9 @@ class Helper:
         screen = self._screen
         if not self._is_fresh(now):
             pass
+        elif ask.look:
+            self._ask = None
+            say(self._parent, json.dumps({"frame": ask.number, "shows": self._shows()}).encode() + b"\n")
         elif self._is_unchanged():
             if now >= ask.idle and self._ping is None:
                 # A QEMU that answers and says nothing new shows what it did; one that is stopped is another matter.
@@ -342,6 +351,19 @@ class Helper:
             self._copy(screen)
         if self._ask is not None and ask.deadline is not None and now >= ask.deadline:
             self._refuse(SourceTimeout(self._why_nothing()))
+
+    def _shows(self) -> dict[str, str]:
+        """What the console shows and how it comes; empty for nothing."""
+        # Not by the console's Width and Height: QEMU lets them grow old while nobody listens.
+        screen = self._screen
+        if screen is None:
+            return {}
+        size = f"{screen.width}x{screen.height}"
+        if isinstance(screen, SharedScreen):
+            buffer = screen.frame.buffer
+            return {"size": size, "fourcc": str(buffer.fourcc), "given as": "dma-buf", "modifier": str(buffer.modifier)}
+        kind = "shared memory" if isinstance(screen, MappedScreen) else "messages"
+        return {"size": size, "fourcc": str(screen.fourcc), "given as": kind}
 
     def _why_nothing(self) -> str:
         if self._ping is not None or self._fresh_at is None:
@@ -426,12 +448,13 @@ def say(parent: socket.socket, line: bytes, fds: list[int] | None = None) -> Non
         pass
 
 
-def main(fd: int, path: str, console: int, cursor: bool, timeout: float) -> None:
-    """The process's whole life; fd is its end of the socket to the parent, timeout in seconds is for opening."""
+def main(fd: int, path: str, console: int, cursor: bool, timeout: float, device: str | None = None) -> None:
+    """The process's whole life; fd is its end of the socket to the parent, timeout in seconds is for opening, device is the
+    Reader's."""
     parent = socket.socket(fileno=fd)
     try:
         try:
-            helper = Helper(parent, path, console, cursor, timeout)
+            helper = Helper(parent, path, console, cursor, timeout, device)
         except (GlReadbackError, EOFError) as error:
             known = error if isinstance(error, GlReadbackError) else SourceError("QEMU hung up while it was asked")
             say(parent, error_line(0, known))

@@ -199,10 +199,11 @@ class Result(NamedTuple):
 class GlThread:
     """Reads dma-bufs with a Reader in a thread of its own: however long a driver takes, messages are answered.
 
-    `done` becomes readable (an eventfd) when a result is there.
+    `done` becomes readable (an eventfd) when a result is there. device is the Reader's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: str | None = None) -> None:
+        self._device = device
         self.done = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._jobs: queue.SimpleQueue[tuple[int, Frame, list[OwnedFd], Slot | None, float]] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Result] = queue.SimpleQueue()
@@ -235,7 +236,7 @@ class GlThread:
         from ..reader import Reader
         from ..surface import Surface
 
-        reader = Reader()
+        reader = Reader(self._device)
         while True:
             number, frame, own, slot, timeout = self._jobs.get()
             error: GlReadbackError | None = None

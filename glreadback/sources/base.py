@@ -17,10 +17,11 @@ A source is a module of this folder with one class over `Source`:
         def frames(self, timeout: float | None = None) -> Iterator[Frame]: …
         def describe(self) -> dict[str, object]: …
 
-Nothing else is needed; `tests/test_sources.py` checks every source in the registry against this page. A module here
-imports neither numpy nor OpenGL nor Pillow when it is loaded: `glreadback snapshot` loads only the source that it uses.
-Whatever goes wrong is a SourceError (a producer's fault), a SourceSyntaxError (a bad path or key) or a DescriptorError
-(a buffer that cannot be as it was described), with a message of one line.
+A source that reads pictures itself, before it gives one out, takes device= and isolate= as a Reader does, and says so by
+`reading = ("device", "isolate")`. Nothing else is needed; `tests/test_sources.py` checks every source in the registry
+against this page. A module here imports neither numpy nor OpenGL nor Pillow when it is loaded: `glreadback snapshot`
+loads only the source that it uses. Whatever goes wrong is a SourceError (a producer's fault), a SourceSyntaxError (a bad
+path or key) or a DescriptorError (a buffer that cannot be as it was described), with a message of one line.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Source(ABC):
     scheme: ClassVar[str]
     path_help: ClassVar[str]
     keys: ClassVar[Mapping[str, Key]]
+    reading: ClassVar[tuple[str, ...]] = ()  # a Reader's arguments that the constructor takes for reads of its own
 
     _held: ExitStack | None = None
 
@@ -65,7 +67,7 @@ class Source(ABC):
         A source whose buffer does not announce changes (pattern, file, fd) yields that buffer again and again, at once:
         the caller says how often it wants to look. timeout is in seconds, for each next frame; None waits for ever.
         Raises SourceTimeout when one did not come in time, SourceError when the producer is gone or talks nonsense,
-        ValueError if the source is closed.
+        ValueError if the source is closed. Asked for again, it goes on where the last one stopped.
         """
 
     @abstractmethod

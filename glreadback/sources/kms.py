@@ -50,6 +50,8 @@ class KmsSource(Source):
     the CRTC's colour correction. Every frame looks anew at what is shown and comes at once; only while the screen, or the
     plane, is off one is waited for.
 
+    Several planes are read with a Reader of device= and isolate=; on the command line, --device and --isolate.
+
     It needs CAP_SYS_ADMIN, or to be the DRM master. The screen's user is not disturbed: we are never master.
     Raises SourceError where no such screen is lit or the right is missing.
     """
@@ -63,7 +65,17 @@ class KmsSource(Source):
         "cursor": spec.Key(lambda text: bool(spec.number(text, 0, 1)), "1", "1: with the mouse pointer; default: 0"),
     }
 
-    def __init__(self, path: str = "", *, plane: int | None = None, cursor: bool = False) -> None:
+    reading = ("device", "isolate")
+
+    def __init__(
+        self,
+        path: str = "",
+        *,
+        plane: int | None = None,
+        cursor: bool = False,
+        device: str | None = None,
+        isolate: bool = False,
+    ) -> None:
         card_name, output = _parse(path)
         with ExitStack() as stack:
             card, crtc = _find(card_name, output, plane)
@@ -71,6 +83,7 @@ class KmsSource(Source):
             self._buffers = stack.enter_context(_Buffers(card))
             self._parts = stack.enter_context(ExitStack())  # what composing takes, made when it is first needed
             self._crtc, self._plane, self._cursor = crtc, plane, cursor
+            self._device, self._isolate = device, isolate
             self._origin = f"kms:{card.name}?plane={plane}" if plane else f"kms:{card.name}/{card.output_name(crtc)}"
             self._memory: Memory | None = None
             self._reader: Reader | None = None
@@ -158,7 +171,7 @@ class KmsSource(Source):
                 self._memory.close()
             self._memory = self._parts.enter_context(Memory(now.width * now.height * size))
         if self._reader is None:
-            self._reader = self._parts.enter_context(Reader())
+            self._reader = self._parts.enter_context(Reader(self._device, self._isolate))
         pictures = []
         for layer in layers:
             frame = replace(self._frame(scene[layer]), visible=layer.source.whole, color=layer.color)
@@ -507,11 +520,12 @@ def list_here() -> list[dict[str, object]]:
     """The cards of this machine with their connectors, for `glreadback sources`; from sysfs, which anyone may read.
 
     Each is {"source": "kms:card0", "driver": …, "connectors": [{"source": "kms:card0/DP-1", "connected": …, "lit": …,
-    "modes": ["1920x1080", …]}, …]}, cards without a display left out.
+    "modes": ["1920x1080", …]}, …]}, cards without a display and connectors that lead to memory (writeback) left out.
     """
     found: list[dict[str, object]] = []
     for card in _cards():
-        connectors = [_connector_facts(card, path) for path in sorted(SYSFS.glob(f"{card}-*"))]
+        folders = [path for path in sorted(SYSFS.glob(f"{card}-*")) if not path.name.startswith(f"{card}-Writeback")]
+        connectors = [_connector_facts(card, path) for path in folders]
         if connectors:
             found.append({"source": f"kms:{card}", "driver": _driver(card), "connectors": connectors})
     return found

@@ -24,6 +24,7 @@ from .base import Source, SourceTimeout
 OPEN_TIMEOUT = 5.0  # seconds for QEMU to answer all that is asked when the source is opened
 _START_TIME = 10.0  # seconds that a loaded machine may take to start the helper
 _MARGIN = 2.0  # seconds that the helper may be late
+_LOOK_TIME = 2.0  # seconds to learn what a console shows
 # What a helper may say went wrong.
 _KINDS = (SourceError, SourceTimeout, errors.DescriptorError, errors.ImportRejected, errors.DeviceError)
 _ERRORS: Mapping[str, type[errors.GlReadbackError]] = {kind.__name__: kind for kind in _KINDS} | {"FenceTimeout": SourceTimeout}
@@ -35,13 +36,15 @@ class QemuSource(Source):
     console  the console's number, 0
     cursor   1: with the guest's pointer, where the device has one of its own; default: 0
 
+    Dma-bufs are read with a Reader of device=; on the command line, --device.
+
     SOCKET is a QMP socket of a QEMU that runs with `-display dbus,p2p=yes`, with gl=on or without. ADDRESS is the bus of
     one that runs with `-display dbus` or `-display dbus,addr=ADDRESS`; default: the session's bus.
 
     Peer to peer a QEMU has one client: opening this source ends another's connection, and another's ends this.
     A process of its own talks to QEMU and copies what the console shows, so that the guest never waits for this one: it
-    does not while this one sleeps, is stopped or dies. A dma-buf is read there with a Reader (GLREADBACK_DEVICE says on
-    what), while QEMU waits, and only when a frame was asked for; the frames given out lie in memory of glreadback's own.
+    does not while this one sleeps, is stopped or dies. A dma-buf is read there with a Reader, while QEMU waits, and only
+    when a frame was asked for; the frames given out lie in memory of glreadback's own.
 
     Raises SourceError where QEMU cannot be reached, has no such console, or has ended; SourceTimeout where it does not
     answer or shows nothing; ImportRejected or DeviceError where a dma-buf of its cannot be read.
@@ -54,14 +57,16 @@ class QemuSource(Source):
         "cursor": spec.Key(lambda text: bool(spec.number(text, most=1)), "1", "1: with the guest's pointer; default: 0"),
     }
 
-    def __init__(self, path: str, *, console: int = 0, cursor: bool = False) -> None:
+    reading = ("device",)  # always in a process of its own
+
+    def __init__(self, path: str, *, console: int = 0, cursor: bool = False, device: str | None = None) -> None:
         if not path:
             raise SourceSyntaxError("qemu: needs the path of a QMP socket, or dbus: qemu:/run/vm/qmp.sock")
         self._origin = f"qemu:{path}" + (f" console {console}" if console else "")
         self._asked = self._holding = 0
         self._fds: list[int] = []
         with ExitStack() as stack:
-            self._sock, process = _start(path, console, cursor)
+            self._sock, process = _start(path, console, cursor, device)
             stack.callback(_end, process)
             stack.callback(self._sock.close)
             self._lines = Lines(self._sock, most_fds=1)
@@ -80,15 +85,7 @@ class QemuSource(Source):
         seconds, for each frame. Raises SourceTimeout where QEMU does not answer or the console shows nothing.
         """
         while True:
-            self._check_open()
-            self._asked += 1
-            ask = {"ask": self._asked, "holding": self._holding, "timeout": timeout}
-            try:
-                self._sock.sendall(json.dumps(ask).encode() + b"\n")
-            except OSError:
-                raise SourceError(f"qemu: {self._end_of_helper()}") from None
-            limit = deadline_in(None if timeout is None else timeout + _MARGIN)
-            line, _ = self._answer(self._asked, limit)
+            line, _ = self._ask(timeout)
             try:
                 header = wire.parse_header(line.text, len(line.fds))
             except SourceError:
@@ -100,7 +97,22 @@ class QemuSource(Source):
             yield header.with_fds(line.fds, self._origin)
 
     def describe(self) -> dict[str, object]:
-        return dict(self._facts)
+        try:
+            _, said = self._ask(_LOOK_TIME, look=True)
+            shows = said["shows"] or "nothing"
+        except SourceError as error:
+            shows = str(error)
+        return self._facts | {"shows": shows}
+
+    def _ask(self, timeout: float | None, look: bool = False) -> tuple[Line, dict[str, Any]]:
+        self._check_open()
+        self._asked += 1
+        ask = {"ask": self._asked, "holding": self._holding, "timeout": timeout, "look": look}
+        try:
+            self._sock.sendall(json.dumps(ask).encode() + b"\n")
+        except OSError:
+            raise SourceError(f"qemu: {self._end_of_helper()}") from None
+        return self._answer(self._asked, deadline_in(None if timeout is None else timeout + _MARGIN))
 
     def _answer(self, number: int, deadline: float | None) -> tuple[Line, dict[str, Any]]:
         """The helper's answer to that question; older ones are for nobody. Raises what the helper says went wrong."""
@@ -130,7 +142,7 @@ class QemuSource(Source):
         return f"the process that talks to QEMU has ended{why}. Open the source again"
 
 
-def _start(path: str, console: int, cursor: bool) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+def _start(path: str, console: int, cursor: bool, device: str | None) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """The helper, and the socket to it."""
     ours, theirs = socket.socketpair()
     # Found as this process found it, whatever sys.path was made of.
@@ -138,7 +150,7 @@ def _start(path: str, console: int, cursor: bool) -> tuple[socket.socket, subpro
     where = [entry or os.getcwd() for entry in sys.path]
     code = (
         f"import sys; sys.path[:] = {[*where, package]!a}; from glreadback.sources._qemu_helper import main; "
-        f"main({theirs.fileno()}, {path!a}, {console:d}, {bool(cursor)}, {OPEN_TIMEOUT:g})"
+        f"main({theirs.fileno()}, {path!a}, {console:d}, {bool(cursor)}, {OPEN_TIMEOUT:g}, {device!a})"
     )
     try:
         with theirs:
@@ -159,3 +171,25 @@ def _start(path: str, console: int, cursor: bool) -> tuple[socket.socket, subpro
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
+
+
+def list_given(path: str) -> dict[str, object]:
+    """A running QEMU and its consoles, for `glreadback sources qemu:PATH`. Raises as opening it does.
+
+    {"source": "qemu:PATH", "name": …, "consoles": [{"source": "qemu:PATH?console=1", "label": …, "type": …, "shows": {"size":
+    "640x480", "fourcc": …, "given as": …}, or "nothing"}, …]}. Each console is listened to for a moment: peer to peer, that
+    ends the connection of another client.
+    """
+    consoles: list[dict[str, object]] = []
+    found: dict[str, object] = {"source": f"qemu:{path}"}
+    waiting = [0]
+    while waiting:
+        number = waiting.pop(0)
+        with QemuSource(path, console=number) as source:
+            facts: dict[str, Any] = source.describe()
+        if not consoles:
+            found["name"] = facts["name"]
+            waiting = [other for other in facts["consoles"] if other != number]
+        named = {name: facts[name] for name in ("label", "type", "shows")}
+        consoles.append({"source": f"qemu:{path}?console={number}"} | named)
+    return found | {"consoles": consoles}

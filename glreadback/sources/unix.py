@@ -36,15 +36,18 @@ class UnixSource(Source):
     """Frames from another process: `unix:PATH`, a line of JSON and descriptors each (glreadback/wire/frames.py).
 
     listen    1: make the socket and wait for a producer; default: 0, connect to the producer's
-    any_user  1: let producers of other users connect; default: 0, the same user only
+    any_user  1: take other users' frames; default: 0, the same user only, and root where we connect
 
     The producer learns that a frame was read by its release line, sent when `frame.release` is called (a Reader does) or
     the next frame is asked for. The sequence ends where the producer hangs up between frames; one that listens can then
     be asked for frames() again. A listening socket is made with mode 0600 (0666 for any_user), takes the place of one
     that nobody listens on any more, and goes when the source is closed.
 
-    Raises SourceError for a producer that breaks off or talks nonsense: its connection is then closed. SourceTimeout
-    where nothing came in time, and where a line that had begun was not whole within 5 seconds.
+    Whose the producer is the kernel says: who connected, or who made the socket listen that we connect to (SO_PEERCRED).
+    That a socket lies in a folder that anybody may write to says nothing.
+
+    Raises SourceError for another user's socket, and for a producer that breaks off or talks nonsense: its connection is
+    then closed. SourceTimeout where nothing came in time, and where a line that had begun was not whole within 5 seconds.
     """
 
     scheme = "unix"
@@ -57,8 +60,6 @@ class UnixSource(Source):
     def __init__(self, path: str, *, listen: bool = False, any_user: bool = False) -> None:
         if not path:
             raise SourceSyntaxError("unix: needs the path of a socket: unix:/run/user/1000/frames")
-        if any_user and not listen:
-            raise SourceSyntaxError("unix: any_user= is about who may connect; it needs listen=1")
         self._path, self._any_user = path, any_user
         self._refused = 0
         self._connections: list[_Connection] = []  # one, or none
@@ -69,7 +70,7 @@ class UnixSource(Source):
                 status = os.stat(path)
                 stack.callback(_remove, path, (status.st_dev, status.st_ino))
             else:
-                self._connections.append(_Connection(_connect(path), path))
+                self._connections.append(_Connection(_connect(path, any_user), path))
             stack.callback(_hang_up, self._connections)
             self._keep(stack)
 
@@ -101,9 +102,10 @@ class UnixSource(Source):
             yield frame
 
     def describe(self) -> dict[str, object]:
-        facts: dict[str, object] = {"socket": self._path, "role": "connected"}
+        users = "any" if self._any_user else "this one" if self._listener is not None else "this one and root"
+        facts: dict[str, object] = {"socket": self._path, "role": "connected", "users": users}
         if self._listener is not None:
-            facts |= {"role": "listening", "users": "any" if self._any_user else "this one", "refused": self._refused}
+            facts |= {"role": "listening", "refused": self._refused}
         for connection in self._connections:
             facts["producer"] = dict(zip(("pid", "uid", "gid"), peer(connection.sock), strict=True))
         return facts
@@ -194,12 +196,12 @@ def _hang_up(connections: list[_Connection]) -> None:
 
 
 def peer(sock: socket.socket) -> tuple[int, int, int]:
-    """pid, uid and gid of who connected, as the kernel noted them then (SO_PEERCRED, unix(7))."""
+    """pid, uid and gid of the other end: of who connected, or who called listen(), as the kernel noted them then (unix(7))."""
     pid, uid, gid = _PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
     return pid, uid, gid
 
 
-def _connect(path: str) -> socket.socket:
+def _connect(path: str, any_user: bool) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(LINE_TIMEOUT)  # a full backlog
@@ -212,6 +214,13 @@ def _connect(path: str) -> socket.socket:
             errno.ENOENT: ". Is the producer running? listen=1 makes the socket and waits for it",
         }.get(getattr(error, "errno", 0) or 0, "")
         raise SourceError(f"unix: cannot connect to {shown(path)}: {_why(error)}{advice}") from None
+    pid, user, _ = peer(sock)
+    if not any_user and user not in (os.geteuid(), 0):
+        sock.close()
+        raise SourceError(
+            f"unix: {shown(path)} is another user's: process {pid} of user {user} listens on it, and this is user "
+            f"{os.geteuid()}. any_user=1 takes its frames all the same"
+        )
     return sock
 
 

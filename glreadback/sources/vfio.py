@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -33,6 +34,7 @@ _POLL = 0.01  # seconds between looks at a plane that is off: nothing tells when
 _KEPT = 16  # dma-bufs of former ids that are kept: a swap chain's come back, and must not be asked for twice
 _AGAIN = 5  # times to ask again for what failed for a moment
 _GONE = {errno.ENODEV, errno.EIO, errno.ENXIO, errno.EBADF}
+MEMCPY = "memcpy"  # what `bench` has beside everything
 
 
 class VfioSource(Source):
@@ -82,26 +84,26 @@ class VfioSource(Source):
         """What the plane shows now, each time anew; timeout is for how long it may be off."""
         while True:
             self._check_open()
-            yield self._next(timeout)
+            yield self._next(timeout, self._kind)
 
-    def _next(self, timeout: float | None) -> Frame:
+    def _next(self, timeout: float | None, kind: int) -> Frame:
         until = math.inf if timeout is None else time.monotonic() + timeout
         while True:
-            now = self._query()
+            now = self._query(kind)
             if now.fourcc:
-                buffer = self._shared(now) if self._kind == vfio.DMABUF else self._copies.copy(now)
+                buffer = self._shared(now) if kind == vfio.DMABUF else self._copies.copy(now)
                 if buffer is not None:
                     # A copy is in no device's memory.
-                    node = self._node if self._kind == vfio.DMABUF else None
+                    node = self._node if kind == vfio.DMABUF else None
                     return Frame(buffer, time=time.monotonic(), origin=f"vfio:{self._name}", device=node)
             if time.monotonic() >= until:
                 raise SourceTimeout(f"the {self._plane} plane of {self._name} is off; nothing was shown for {timeout:g} s")
             time.sleep(min(_POLL, max(0.0, until - time.monotonic())))
 
-    def _query(self) -> vfio.GfxPlane:
+    def _query(self, kind: int) -> vfio.GfxPlane:
         for left in reversed(range(_AGAIN)):
             try:
-                return vfio.query_plane(self._device.fileno(), self._kind, _PLANES[self._plane])
+                return vfio.query_plane(self._device.fileno(), kind, _PLANES[self._plane])
             except OSError as error:
                 # mbochs makes a new mode's buffer, and fails once after.
                 if error.errno != errno.ENOMEM or not left:
@@ -137,22 +139,24 @@ class VfioSource(Source):
         if self._folder is not None:
             found |= _mdev_facts(self._folder)
         device = self._device.fileno()
-        found["planes"] = [facts for plane in _PLANES if (facts := _plane_facts(device, plane))]
+        found["planes"] = [_plane_facts(device, plane, kind) for plane in _PLANES for kind in _KINDS]
         return found
 
 
-def _plane_facts(device: int, plane: str) -> dict[str, object]:
-    """One of a device's planes as `info` shows it, empty where it has none."""
-    kind = next((kind for kind in _KINDS if vfio.probe(device, kind, _PLANES[plane])), 0)
-    if not kind:
-        return {}
-    facts: dict[str, object] = {"type": plane, "given as": _KINDS[kind]}
+def _plane_facts(device: int, plane: str, kind: int) -> dict[str, object]:
+    """One of a device's planes as one kind, for `info`."""
+    facts: dict[str, object] = {"type": plane, "as": _KINDS[kind]}
+    if not vfio.probe(device, kind, _PLANES[plane]):
+        return facts | {"state": "not offered"}
     try:
         now = vfio.query_plane(device, kind, _PLANES[plane])
+        if not now.fourcc:
+            return facts | {"state": "off"}
+        # mdpy does not look which plane it is asked for.
+        if plane != "primary" and replace(now, plane=vfio.PRIMARY) == vfio.query_plane(device, kind, vfio.PRIMARY):
+            return facts | {"state": "the driver gives the primary plane"}
     except OSError as error:
         return facts | {"problem": error.strerror}
-    if not now.fourcc:
-        return facts | {"state": "off"}
     facts |= {"fourcc": str(Fourcc(now.fourcc)), "size": f"{now.width}x{now.height}", "stride": now.stride}
     facts |= {"id" if kind == vfio.DMABUF else "region": now.index, "position": f"{now.x},{now.y}"}
     if vfio.NO_HOT_SPOT not in (now.hot_x, now.hot_y):
@@ -329,27 +333,33 @@ class _Copies:
 # ---- For `bench` and `sources`
 
 
-def contenders(source: VfioSource, reader: Reader) -> list[tuple[str, str, Callable[[], object]]]:
-    """The ways to a picture of this device, to be timed beside each other: (name, what it is, do it once).
+def contenders(source: VfioSource, reader: Reader) -> list[tuple[str, str, Callable[[], object], str]]:
+    """The ways to a picture of this device, to be timed beside each other: (name, what it is, do it once, beside which).
 
-    Each asks the device and brings the picture into a surface of its own. Of a region both ways start with the copy out
-    of the device; a dma-buf mapped by the CPU costs what a region would. Raises as frames() and read() do.
+    Each asks the device and brings the picture into memory of ours. GL is beside the region where the device has one: of
+    a region's copy, and of the dma-buf if there is one too. Where there is none, a dma-buf mapped by the CPU costs what a
+    region would. Raises as frames() and read() do.
     """
-    frames = source.frames(1.0)
-    out = reader.read(next(frames))
+    device, plane = source._device.fileno(), _PLANES[source._plane]
+    kinds = [kind for kind in _KINDS if vfio.probe(device, kind, plane)]
+    out = reader.read(source._next(1.0, kinds[0]))
 
-    def by(route: str | None) -> Callable[[], object]:
-        return lambda: reader.read(next(frames), out, route=route)
+    def by(kind: int, route: str | None) -> Callable[[], object]:
+        return lambda: reader.read(source._next(1.0, kind), out, route=route)
 
-    if source._kind == vfio.REGION:
-        return [
-            ("vfio region", "query, copy the region by mmap", lambda: next(frames)),
-            ("vfio region, GL", "the same, and read the copy through GL", by(None)),
+    found = []
+    if vfio.REGION in kinds:
+        peer = "vfio region"
+        found = [
+            (peer, "query, copy the region out of its mapping", lambda: source._next(1.0, vfio.REGION), MEMCPY),
+            ("vfio region, GL", "the same, and read the copy through GL", by(vfio.REGION, None), peer),
         ]
-    return [
-        ("vfio dma-buf, GL", "query, read the dma-buf through GL", by(None)),
-        ("vfio dma-buf, map", "query, copy the dma-buf by mmap: what a region costs", by("map")),
-    ]
+    else:
+        peer = "vfio dma-buf, map"
+        found = [(peer, "query, copy the dma-buf by mmap: what a region costs", by(vfio.DMABUF, "map"), MEMCPY)]
+    if vfio.DMABUF in kinds:
+        found.append(("vfio dma-buf, GL", "query, read the dma-buf through GL", by(vfio.DMABUF, None), peer))
+    return found
 
 
 def list_here() -> list[dict[str, object]]:

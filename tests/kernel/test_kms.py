@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from producers import ReadLog
 from screens import Client, card_name, client, console, noise, premultiplied, until
 
 import glreadback
+from glreadback.cli import main
 from glreadback.errors import SourceError
 from glreadback.kernel import drm
 from glreadback.sources import _memory
@@ -437,3 +439,113 @@ def test_without_udmabuf_a_memfd_takes_the_composed_picture(reader: glreadback.R
         overlay = screen.paint(noise(90, 160, 2))
         screen.set(screen.place(screen.planes[0][0], overlay, (20, 40, 160, 90)))
         assert np.array_equal(shot(source, reader)[40:130, 20:180], overlay.pixels[..., :3])
+
+
+# ---- The command
+
+
+def picture_of(path: Path) -> np.ndarray:
+    """The colours of a snapshot in .npy, as its bytes lie."""
+    return np.load(path)[..., :3]
+
+
+def test_a_snapshot_of_the_console_by_command(tmp_path: Path, read_log: ReadLog, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, driver in CONSOLES.items():
+        screen = console(driver)
+        screen.light()
+        screen.paint(noise(*reversed(screen.size), seed=6))
+        card, out = card_name(driver), tmp_path / f"{name}.npy"
+        assert until(lambda card=card, out=out, screen=screen: _shot_is(card, out, screen.pixels()))  # type: ignore[misc]
+        said = capsys.readouterr().out.splitlines()[-1]
+        assert f"800x600 XR24 from kms:{card}/Virtual-" in said or name != "virtio_gpu", said
+        assert main(["info", f"kms:{card}"]) == 0
+        info = capsys.readouterr().out
+        assert f"{card} ({driver})" in info
+        assert "type primary, zpos" in info
+        read_log(name, "snapshot")
+
+
+def _shot_is(card: str, out: Path, pixels: np.ndarray) -> bool:
+    assert main(["snapshot", f"kms:{card}", "-o", str(out)]) == 0
+    return bool((picture_of(out) == pixels[..., :3]).all())
+
+
+def test_a_screen_that_goes_dark_in_a_sequence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with client("vkms") as screen:
+        card = _lit("vkms", screen)
+        ended: list[int] = []
+        arguments = ["snapshot", f"kms:{card}", "-o", str(tmp_path / "shot.npy"), "--interval", "0.1", "--timeout", "0.5"]
+        running = threading.Thread(target=lambda: ended.append(main([*arguments, "--count", "99"])))
+        running.start()
+        assert until(lambda: (tmp_path / "shot-0001.npy").exists(), 60)
+        screen.off()
+        running.join(60)
+        err = capsys.readouterr().err
+        assert (ended, err.count("\n")) == ([3], 1), err
+        assert "is off; nothing was shown for 0.5 s" in err
+
+
+def test_only_changed_screens_of_any_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with client("vkms") as screen:
+        ended: list[int] = []
+        pictures = [noise(480, 640, 1), noise(480, 640, 2), noise(768, 1024, 3), noise(480, 640, 1)]
+        screen.show(screen.paint(pictures[0]))
+        arguments = ["snapshot", f"kms:{card_name('vkms')}", "-o", str(tmp_path / "shot.npy"), "--interval", "0.05"]
+        running = threading.Thread(
+            target=lambda: ended.append(main([*arguments, "--changed", "--count", "4", "--timeout", "60"]))
+        )
+        running.start()
+        for number, pixels in enumerate(pictures, 1):
+            if number > 1:
+                screen.show(screen.paint(pixels))
+            out = tmp_path / f"shot-{number:04}.npy"
+            assert until(out.exists, 60)
+            assert np.array_equal(picture_of(out), pixels[..., :3])
+            if number == 1:
+                screen.show(screen.paint(pixels))  # another buffer, the same picture
+                assert not until((tmp_path / "shot-0002.npy").exists, 1.0)
+        running.join(60)
+        assert (ended, capsys.readouterr().err) == ([0], "")
+
+
+def test_the_device_is_that_of_reads_of_several_planes_too(reader: glreadback.Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = "/dev/dri/renderD250"
+    with client("vkms") as screen:
+        card = _lit("vkms", screen)
+        overlay = screen.paint(premultiplied(noise(90, 160, 2)), "AR24")
+        screen.set(screen.place(screen.planes[0][0], overlay, (20, 40, 160, 90)))
+        kernels = screen.written_back(640, 480)[..., :3]
+        with (
+            glreadback.open_source(f"kms:{card}", device=nowhere) as source,
+            pytest.raises(glreadback.DeviceError, match=nowhere),
+        ):
+            next(source.frames(2.0))
+        monkeypatch.setenv("GLREADBACK_DEVICE", nowhere)
+        for isolate in (False, True):
+            with glreadback.open_source(f"kms:{card}", device="software", isolate=isolate) as source:
+                frame = next(source.frames(2.0))
+                with glreadback.Reader("software") as own:
+                    assert np.array_equal(np.asarray(own.read(frame))[..., :3], kernels)
+
+
+def test_sources_lists_the_screens_of_this_moment(capsys: pytest.CaptureFixture[str]) -> None:
+    def listed() -> list[str]:
+        assert main(["sources", "kms"]) == 0
+        return capsys.readouterr().out.split("On this machine right now\n")[1].splitlines()
+
+    card = card_name("virtio_gpu")
+    console("virtio_gpu").light()
+    lines = listed()
+    assert f"  kms:{card}  virtio_gpu" in lines or f"  kms:{card}  virtio-pci" in lines, lines
+    (screen,) = (line for line in lines if line.startswith(f"    kms:{card}/"))
+    name, state, *modes = screen.split()
+    assert (state, modes[0]) == ("lit", "800x600")
+    assert len(modes) > 3, "all of its modes"
+    assert max(map(len, lines)) <= 100
+    KmsSource(name.removeprefix("kms:")).close()
+    with client("vkms") as drawing:
+        drawing.show(drawing.paint(noise(480, 640)))
+        assert any(line.startswith(f"    kms:{card_name('vkms')}/Virtual-3  lit") for line in listed())
+        drawing.off()
+        assert any(line.startswith(f"    kms:{card_name('vkms')}/Virtual-3  connected") for line in listed())
+        assert not any("Writeback" in line for line in listed()), "nobody looks at that"

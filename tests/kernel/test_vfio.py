@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -22,6 +24,7 @@ from producers import ReadLog
 from screens import noise, until
 
 import glreadback
+from glreadback.cli import main
 from glreadback.errors import ImportRejected, SourceError
 from glreadback.kernel import vfio
 from glreadback.sources.base import SourceTimeout
@@ -154,7 +157,11 @@ def test_a_region_is_what_the_bar_holds(kind: str, size: tuple[int, int], reader
         assert np.array_equal(shot(source, reader), vgpu.present(width, height))
         facts = source.describe()
         assert (facts["given as"], facts["type"], facts["parent"]) == ("region", f"mdpy-{kind}", "mdpy")
-        assert facts["planes"][0]["region"] == 16  # type: ignore[index]
+        shared, region, *cursors = facts["planes"]  # type: ignore[misc]
+        assert shared == {"type": "primary", "as": "dma-buf", "state": "not offered"}
+        assert (region["as"], region["region"], region["size"]) == ("region", 16, f"{width}x{height}")
+        # mdpy gives its one plane whatever it is asked for.
+        assert [cursor["state"] for cursor in cursors] == ["not offered", "the driver gives the primary plane"]
 
 
 def test_a_dmabuf_is_what_the_bar_holds(reader: glreadback.Reader, read_log: ReadLog) -> None:
@@ -173,9 +180,10 @@ def test_a_dmabuf_is_what_the_bar_holds(reader: glreadback.Reader, read_log: Rea
             read_log("mbochs", str(surface.route))
         facts = source.describe()
         assert (facts["given as"], facts["type"]) == ("dma-buf", "mbochsrw-medium")
-        primary, cursor = facts["planes"]  # type: ignore[misc]
-        assert (primary["size"], primary["hot spot"]) == ("1920x1080", "0,0")
-        assert cursor == {"type": "cursor", "given as": "dma-buf", "state": "off"}
+        primary, region, cursor, _ = facts["planes"]  # type: ignore[misc]
+        assert (primary["as"], primary["size"], primary["hot spot"]) == ("dma-buf", "1920x1080", "0,0")
+        assert region == {"type": "primary", "as": "region", "state": "not offered"}
+        assert cursor == {"type": "cursor", "as": "dma-buf", "state": "off"}
 
 
 def test_a_page_flip_is_followed_and_each_id_fetched_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,12 +370,128 @@ def test_what_there_is_without_opening_anything() -> None:
 
 def test_the_contenders_of_bench(reader: glreadback.Reader) -> None:
     with Vgpu("mdpy", "xga") as region, VfioSource(region.id) as source:
-        names = [name for name, _, run in contenders(source, reader) if run() is not None]
-        assert names == ["vfio region", "vfio region, GL"]
+        names = {name: beside for name, _, run, beside in contenders(source, reader) if run() is not None}
+        assert names == {"vfio region": "memcpy", "vfio region, GL": "vfio region"}
     with Vgpu("mbochsrw", "medium") as shared, VfioSource(fd=shared.open()) as source:
         shared.mode(1024, 768)
-        names = [name for name, _, run in contenders(source, reader) if run() is not None]
-        assert names == ["vfio dma-buf, GL", "vfio dma-buf, map"]
+        names = {name: beside for name, _, run, beside in contenders(source, reader) if run() is not None}
+        assert names == {"vfio dma-buf, map": "memcpy", "vfio dma-buf, GL": "vfio dma-buf, map"}
+
+
+# ---- The command
+
+
+def test_a_snapshot_of_each_kind_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], read_log: ReadLog) -> None:
+    with Vgpu("mdpy", "vga") as region, Vgpu("mbochsrw", "medium") as shared:
+        fd = shared.open()
+        shared.mode(1024, 768)
+        shared.paint(noise(768, 1024, 8))
+        for name, vgpu, source in (("mdpy", region, f"vfio:{region.id}"), ("mbochs", shared, f"vfio:{shared.id}?fd={fd}")):
+            out = tmp_path / f"{name}.npy"
+            assert main(["snapshot", source, "-o", str(out), "--device", "software", "--verify"]) == 0
+            assert "verified: identical by alias and map" in capsys.readouterr().out
+            if vgpu is region:
+                region.open()
+            width, height = (640, 480) if vgpu is region else (1024, 768)
+            assert np.array_equal(np.load(out), vgpu.present(width, height))
+            read_log(name, "snapshot")
+
+
+def test_info_shows_both_kinds_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
+    with Vgpu("mdpy", "vga") as region, Vgpu("mbochsrw", "medium") as shared:
+        fd = shared.open()
+        shared.mode(1024, 768)
+        rows = {}
+        for name, source in (("mdpy", f"vfio:{region.id}"), ("mbochs", f"vfio:{shared.id}?fd={fd}")):
+            assert main(["info", source, "--device", "software"]) == 0
+            said = capsys.readouterr().out
+            rows[name] = [" ".join(line.split()) for line in said.splitlines() if "type " in line and ", as " in line]
+            assert ("given as region" if name == "mdpy" else "given as dma-buf") in " ".join(said.split())
+        assert [row.removeprefix("planes ") for row in rows["mdpy"]] == [
+            "type primary, as dma-buf, state not offered",
+            "type primary, as region, fourcc XR24, size 640x480, stride 2560, region 16, position 0,0, hot spot 0,0",
+            "type cursor, as dma-buf, state not offered",
+            "type cursor, as region, state the driver gives the primary plane",
+        ]
+        first, second, third, last = (row.removeprefix("planes ") for row in rows["mbochs"])
+        assert first.startswith("type primary, as dma-buf, fourcc XR24, size 1024x768, stride 4096, id ")
+        assert second == "type primary, as region, state not offered"
+        assert third == "type cursor, as dma-buf, state off"
+        assert last == "type cursor, as region, state not offered"
+
+
+def test_bench_compares_gl_with_the_region(capsys: pytest.CaptureFixture[str]) -> None:
+    with Vgpu("mdpy", "vga") as region, Vgpu("mbochsrw", "medium") as shared:
+        fd = shared.open()
+        shared.mode(320, 240)
+        for source, ours, peer in (
+            (f"vfio:{region.id}", "vfio region, GL", "vfio region"),
+            (f"vfio:{shared.id}?fd={fd}", "vfio dma-buf, GL", "vfio dma-buf, map"),
+        ):
+            command = ["bench", source, "--seconds", "0.01", "--device", "software"]
+            assert main([*command, "--json"]) == 0
+            found = {measure["name"]: measure for measure in json.loads(capsys.readouterr().out)["measures"]}
+            assert (found[ours]["beside"], found[peer]["beside"]) == (peer, "memcpy")
+            assert found[ours]["ratio"] > 0
+            assert "alias" in found
+        assert main(command) == 0
+        said = capsys.readouterr().out
+        assert re.search(rf"^{ours} takes [\d.]+ × {peer} \(quartiles [\d.]+ to [\d.]+\)\.$", said, re.MULTILINE), said
+
+
+def test_a_plane_that_goes_off_in_a_sequence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Vgpu("mbochsrw", "medium") as shared:
+        fd = shared.open()
+        shared.mode(640, 480)
+        ended: list[int] = []
+        arguments = ["snapshot", f"vfio:it?fd={fd}", "-o", str(tmp_path / "shot.npy"), "--interval", "0.1", "--count", "99"]
+        arguments += ["--timeout", "0.5", "--device", "software"]
+        running = threading.Thread(target=lambda: ended.append(main(arguments)))
+        running.start()
+        assert until((tmp_path / "shot-0001.npy").exists, 60)
+        shared.register(ENABLE, 0)
+        running.join(60)
+        err = capsys.readouterr().err
+        assert (ended, err) == ([3], "glreadback: the primary plane of it is off; nothing was shown for 0.5 s\n")
+
+
+def test_only_changed_pictures_of_any_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Vgpu("mbochsrw", "medium") as shared:
+        fd = shared.open()
+        shared.mode(640, 480)
+        shared.paint(noise(480, 640, 1))
+        ended: list[int] = []
+        arguments = ["snapshot", f"vfio:it?fd={fd}", "-o", str(tmp_path / "shot.npy"), "--interval", "0.05", "--changed"]
+        arguments += ["--count", "3", "--timeout", "60", "--device", "software"]
+        running = threading.Thread(target=lambda: ended.append(main(arguments)))
+        running.start()
+        assert until((tmp_path / "shot-0001.npy").exists, 60)
+        assert not until((tmp_path / "shot-0002.npy").exists, 1.0)
+        # In one go: what is written between is seen between.
+        pixels = noise(480, 640, 1)
+        pixels[-1, -1] ^= 255
+        shared.paint(pixels[-1:], line=479)
+        assert until((tmp_path / "shot-0002.npy").exists, 60)
+        shared.mode(320, 240)
+        running.join(60)
+        assert (ended, capsys.readouterr().err) == ([0], "")
+        found = [np.load(tmp_path / f"shot-{number:04}.npy") for number in (1, 2, 3)]
+        assert np.array_equal(found[0], noise(480, 640, 1))
+        assert np.array_equal(found[1], pixels)
+        assert found[2].shape == (240, 320, 4)
+
+
+def test_sources_lists_the_vgpus_of_this_moment(capsys: pytest.CaptureFixture[str]) -> None:
+    def listed() -> str:
+        assert main(["sources", "vfio"]) == 0
+        return capsys.readouterr().out.split("On this machine right now\n")[1]
+
+    with Vgpu("mdpy", "vga") as one, Vgpu("mbochsrw", "small") as two:
+        said = listed()
+        assert f"  vfio:{one.id}  mdpy-vga  mdpy" in said
+        assert f"  vfio:{two.id}  mbochsrw-small  mbochsrw" in said
+    assert one.id not in listed()
+    assert two.id not in listed()
 
 
 def test_a_group_without_its_module_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
