@@ -5,7 +5,10 @@ from __future__ import annotations
 import fcntl
 import gc
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -170,3 +173,17 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
     monkeypatch.setattr(importer.Importer, "get", noted_get)
     monkeypatch.setattr(importer, "create_image", noted_create)
     return spy
+
+
+# ---- the package
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built of this tree once a run: pip and an own environment take a while."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--outdir", os.fspath(folder), os.fspath(Path(__file__).parents[1])]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = folder.glob("*.whl")
+    return built

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import venv
 import zipfile
 from pathlib import Path
@@ -19,14 +18,6 @@ def run(*command: str | Path, cwd: Path) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT, cwd=folder)
-    (built,) = folder.glob("*.whl")
-    return built
-
-
 @pytest.mark.slow
 def test_shaders_are_inside(wheel: Path) -> None:
     inside = set(zipfile.ZipFile(wheel).namelist())
@@ -34,6 +25,31 @@ def test_shaders_are_inside(wheel: Path) -> None:
         assert f"glreadback/shaders/{shader.name}" in inside
     assert "glreadback/py.typed" in inside
     assert not [name for name in inside if name.startswith(("tests/", "tools/"))]
+
+
+SHELL_FILES = (
+    "share/bash-completion/completions/glreadback",
+    "share/zsh/site-functions/_glreadback",
+    "share/fish/vendor_completions.d/glreadback.fish",
+    "share/man/man1/glreadback.1",
+)
+
+
+@pytest.mark.slow
+def test_completion_and_the_manual_page_are_data_of_the_wheel(wheel: Path) -> None:
+    # What they say is tests/test_completion.py's; built here where nothing that glreadback needs is installed.
+    with zipfile.ZipFile(wheel) as inside:
+        data = {name.partition(".data/data/")[2]: name for name in inside.namelist()}
+        for place in SHELL_FILES:
+            assert b"pattern:smpte" in inside.read(data[place])
+
+
+@pytest.mark.slow
+def test_an_editable_install_has_them_too(tmp_path: Path) -> None:
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "-e", ROOT, cwd=tmp_path)
+    assert all((tmp_path / "env" / place).is_file() for place in SHELL_FILES)
 
 
 @pytest.mark.slow
@@ -48,6 +64,7 @@ def test_installed_wheel_takes_a_snapshot(wheel: Path, tmp_path: Path) -> None:
         *("--route", "draw", "--device", "software", "-o", out),
         cwd=tmp_path,
     )
+    assert all((tmp_path / "env" / place).is_file() for place in SHELL_FILES)
     home = run(python, "-c", "import glreadback; print(glreadback.__file__)", cwd=tmp_path)
     assert str(tmp_path) in home
     assert out.read_bytes().startswith(b"\x89PNG")
