@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 
-.PHONY: demo test test-host test-vm check bench clean
+.PHONY: demo test test-host test-vm check bench fuzz docs clean
 .DELETE_ON_ERROR:
 
 demo: $(RUNTIME)
@@ -37,6 +37,18 @@ check: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/python -m pytest tests/bench --benchmark-only
+
+# The same pages as in docs/, and the Python reference.
+docs: $(DEV)
+	@$(BIN)/mkdocs build --strict
+	@echo "The site: open $(CURDIR)/build/site/index.html"
+
+# Ten minutes of hostile input; `make fuzz FUZZ_SECONDS=60` for less. CI has half a minute of it in tests/test_fuzz.py.
+FUZZ_SECONDS ?= 600
+
+fuzz: $(DEV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --group fuzz || echo "fuzz: without atheris"
+	$(BIN)/python fuzz/run.py --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 $(RUNTIME): pyproject.toml
 	@sh tools/setup.sh runtime

@@ -155,11 +155,17 @@ class DmaBuf:
         return self.fourcc.info.planes
 
     def step(self, index: int) -> int:
-        """Bytes from one row of blocks to the next in a linear plane: the stride, once for every line of a block."""
+        """Bytes from one row of blocks to the next in a linear plane: the stride, once for every line of a block.
+
+        index is the plane's. Raises IndexError where there is no such plane, DescriptorError for an unknown fourcc.
+        """
         return self.planes[index].stride * self.layouts[index].block_height
 
     def plane_end(self, index: int) -> int:
-        """The first byte past a linear plane. The last row may be short of a full stride."""
+        """The first byte past a linear plane, in bytes of its buffer. The last row may be short of a full stride.
+
+        index is the plane's. Raises IndexError where there is no such plane, DescriptorError for an unknown fourcc.
+        """
         layout = self.layouts[index]
         return self.planes[index].offset + self.step(index) * (layout.rows(self.height) - 1) + layout.row_bytes(self.width)
 

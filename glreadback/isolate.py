@@ -352,10 +352,8 @@ _MEMORY_WORDS = ("MemoryError", "Cannot allocate memory", "bad_alloc", "out of m
 _NONSENSE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
-def _line(text: object, most: int = 2000) -> str:
-    """text on one line without anything that a terminal takes for a command. Raises TypeError for what is no text."""
-    if not isinstance(text, str):
-        raise TypeError
+def _line(text: Any, most: int = 2000) -> str:
+    """text on one line without anything that a terminal takes for a command. Raises one of _NONSENSE for what is no text."""
     text = " ".join(text[:most].split())
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
@@ -604,8 +602,6 @@ class IsolatedReader(Reader):
         plain: bool,
     ) -> Surface:
         rect = tuple(rect) if isinstance(rect, Iterable) else rect
-        if self._closed:
-            raise ValueError("the Reader is closed")
         checked = Checked(frame, check(frame.buffer), region_of(frame, rect), "")
         request = _request(frame, checked, out, fourcc, route, damage, scale, tone_map)
         wanted = request.fourcc or default_fourcc(frame.buffer.fourcc.info)
@@ -682,8 +678,6 @@ class IsolatedReader(Reader):
         info = buf.fourcc.info
         with self._lock:
             try:
-                if self._closed:
-                    raise ValueError("the Reader is closed")
                 checked = Checked(frame, check(buf), frame.area, "")
                 sizes = [layout.rows(buf.height) * layout.row_bytes(buf.width) for layout in info.planes]
                 memory, block = self._pool.lease(sum(sizes))

@@ -121,16 +121,16 @@ class Capabilities:
 class Route:
     """How one read is done. str(route) is its name, and a route equals its name.
 
-    name      "alias", "native", "draw" or "map"
-    fourcc    of the surface that comes out
-    exact     whether every bit of every component is the buffer's
-    reason    why this one, for people
-    access    the pair the pixels leave GL with; None for map
-    sampler   draw only: "2d" or "external"
-    raw       draw only: planes are imported as plain bytes and decoded by the shader, not by the driver
-    opaque    alpha is forced to 1 after the read
-    converted map only: the planes are converted on the CPU (yuvcpu.py)
-    target    draw only: what is rendered into
+    name       "alias", "native", "draw" or "map"
+    fourcc     of the surface that comes out
+    exact      whether every bit of every component is the buffer's
+    reason     why this one, for people
+    access     the pair the pixels leave GL with; None for map
+    sampler    draw only: "2d" or "external"
+    raw        draw only: planes are imported as plain bytes and decoded by the shader, not by the driver
+    opaque     alpha is forced to 1 after the read
+    converted  map only: the planes are converted on the CPU (yuvcpu.py)
+    target     draw only: what is rendered into
     """
 
     name: str

@@ -120,11 +120,13 @@ class Reader:
     """Turns Frames and DmaBufs into Surfaces.
 
     device is "software", a render node's path, or None for the best for each frame: the frame's own, then the first
-    hardware render node, then software (GLREADBACK_DEVICE overrides None). Contexts are made at the first read; the
-    imports of the last few buffers are kept. A Reader may be used from any thread, one at a time; between calls it
-    has no context current. With isolate=True all GL runs in a helper process (isolate.py): a driver that crashes or hangs
-    is a ReaderCrashed, not the end of the caller; memory_limit is then the bytes that the helper may take.
-    Close it, or use it in a with statement.
+    hardware render node, then software (GLREADBACK_DEVICE overrides None). Contexts are made at the first read, and so is
+    a DeviceError for a device that is none. The imports of the last sixteen buffers are kept, and with each a duplicate of
+    its descriptors; the caller's stay the caller's. A Reader may be used from any thread, one at a time; between calls it
+    has no context current. Close it, or use it in a with statement; used after that it raises ValueError.
+
+    With isolate=True all GL runs in a helper process: a driver that crashes or hangs is a ReaderCrashed, not the end of the
+    caller. memory_limit (only then) is the bytes that the helper may take, 4 GiB unless told.
     """
 
     def __new__(cls, device: str | None = None, isolate: bool = False, **options: Any) -> Self:
@@ -137,6 +139,7 @@ class Reader:
     def __init__(self, device: str | None = None, isolate: bool = False) -> None:
         self._device = device
         self._importers: dict[str, Importer | DeviceError] = {}
+        self._were_reset: set[str] = set()  # devices that may not be back yet when they are asked again
         self._lock = threading.RLock()
         self._again: dict[Shape, Again] = {}
         self._converter: Converter | None = None
@@ -151,6 +154,7 @@ class Reader:
             if isinstance(importer, DeviceError) or not importer.lost:
                 continue
             del self._importers[name]
+            self._were_reset.add(name)
             error = DeviceError(f"the GPU was reset before the read was over ({importer.lost})")
             while importer.flying:
                 pending = importer.flying.popleft()
@@ -401,8 +405,6 @@ class Reader:
         with contextlib.ExitStack() as undo:
             if frame.release is not None:
                 undo.callback(frame.release)
-            if self._closed:
-                raise ValueError("the Reader is closed")
             if frame.y_invert:
                 raise DescriptorError(f"{buf} is upside down (y_invert) in memory; read() turns it")
             route = plan(frame, buf.fourcc, None, route="map")
@@ -436,7 +438,10 @@ class Reader:
         raise _no_device(failures)
 
     def forget(self, picture: DmaBuf | Frame) -> None:
-        """Let go of what is kept of a picture's buffers, so that the producer's memory can be freed."""
+        """Let go of what is kept of a picture's buffers, so that the producer's memory can be freed.
+
+        The picture's descriptors must still be open: DescriptorError if not.
+        """
         frame = as_frame(picture)
         inodes = frozenset(inspect(plane.fd).key for plane in frame.buffer.planes)
         with self._lock:
@@ -458,6 +463,7 @@ class Reader:
 
     @property
     def closed(self) -> bool:
+        """Whether close() was called."""
         return self._closed
 
     def __enter__(self) -> Self:
@@ -491,7 +497,8 @@ class Reader:
                     found = Importer(name)
                 except DeviceError as error:
                     found = error
-                self._importers[name] = found
+                if name not in self._were_reset or not isinstance(found, DeviceError):
+                    self._importers[name] = found
             if isinstance(found, DeviceError):
                 failures[name] = str(found)
             else:
@@ -820,7 +827,8 @@ def _is_dmabuf(frame: Frame) -> bool:
 def read(picture: DmaBuf | Frame, out: Surface | None = None, *, device: str | None = None, **options: Any) -> Surface:
     """Read one picture into a Surface: `Reader.read` with a Reader made for it and closed again.
 
-    For more than a few pictures make a Reader: it keeps its context, its imports and its buffers.
+    device is as for a Reader; options are those of `Reader.read`, which says what is raised. For more than a few pictures
+    make a Reader: it keeps its context, its imports and its buffers.
     """
     with Reader(device) as reader:
         return reader.read(picture, out, **options)

@@ -117,10 +117,17 @@ def allocate_memory(size: int) -> mmap.mmap:
 
 
 class Surface:
-    """Packed pixels in CPU memory, top row first.
+    """Packed pixels in CPU memory, top row first. Made by a read, by `Surface.allocate` or by `Surface.wrap`.
 
-    width, height in pixels; stride in bytes from row to row; fourcc says what a pixel is, in memory order;
-    route says how a read filled it (None if no read did). `numpy.asarray(surface)` is a view: (height, width, n) of
+    width   in pixels
+    height  in pixels
+    stride  bytes from row to row
+    fourcc  what a pixel is, in memory order
+    route   how a read filled it; None if no read did
+    device  which device read it, "software" or a render node; None if none did, as by the map route
+    color   what the numbers mean, as the frame said; None = as usual for the format
+
+    `numpy.asarray(surface)` is a view: (height, width, n) of
     uint8, uint16 or float16 where every component has bytes of its own, (height, width) of uint16 or uint32 where they
     share them (RG16, AR30), (rows, blocks) of uint8 or more where pixels share bytes (R1: 8 pixels a byte).
     The buffer protocol gives the same view (before Python 3.12 only without padding between rows).
@@ -327,6 +334,7 @@ class Surface:
 
     @property
     def closed(self) -> bool:
+        """Whether close() was called."""
         return self._view is None
 
     def __enter__(self) -> Self:
