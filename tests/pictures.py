@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import gc
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -163,3 +165,13 @@ class Driver:
     @property
     def untouched(self) -> bool:
         return not self.calls
+
+
+@contextlib.contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """As many descriptors after as before."""
+    gc.collect()
+    before = sorted(os.listdir("/proc/self/fd"))
+    yield
+    gc.collect()
+    assert sorted(os.listdir("/proc/self/fd")) == before

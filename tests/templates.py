@@ -11,11 +11,11 @@ import mmap
 import os
 import sys
 import warnings
-from collections.abc import Iterator
 from itertools import islice
 from types import ModuleType
 
 import pytest
+from pictures import no_descriptor_left
 
 from glreadback import Fourcc, SinkError, Surface
 from glreadback.dmabuf import check
@@ -24,15 +24,6 @@ from glreadback.sinks import sink_class
 from glreadback.sinks.base import Sink
 from glreadback.sources import open_source, source_class
 from glreadback.sources.base import Source
-
-
-@contextlib.contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    gc.collect()
-    before = sorted(os.listdir("/proc/self/fd"))
-    yield
-    gc.collect()
-    assert sorted(os.listdir("/proc/self/fd")) == before
 
 
 def _only_class(module: ModuleType, kind: type) -> type:

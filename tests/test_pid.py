@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import inspect
 import os
 import socket
@@ -13,6 +11,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from pictures import no_descriptor_left
 
 from glreadback.errors import DescriptorError, SourceError, SourceSyntaxError
 from glreadback.kernel import pidfd
@@ -35,15 +34,6 @@ for line in sys.stdin:
     os.pwrite(found[0], bytes.fromhex(line), 0)
     print(flush=True)
 """
-
-
-@contextlib.contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    gc.collect()
-    before = sorted(os.listdir("/proc/self/fd"))
-    yield
-    gc.collect()
-    assert sorted(os.listdir("/proc/self/fd")) == before
 
 
 class Producer:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import gc
 import json
 import mmap
 import os
@@ -24,6 +23,7 @@ import pytest
 import qemu_guest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import no_descriptor_left
 
 from glreadback import DmaBuf, Fourcc, Frame, Reader, Rect, cli, open_source
 from glreadback.errors import DescriptorError, GlReadbackError, SourceError, SourceSyntaxError
@@ -37,15 +37,6 @@ from glreadback.wire import frames as wire
 
 XR24, XB24 = 0x34325258, 0x34324258
 X8R8G8B8 = 0x20020888  # pixman.h
-
-
-@contextlib.contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    gc.collect()
-    before = sorted(os.listdir("/proc/self/fd"))
-    yield
-    gc.collect()
-    assert sorted(os.listdir("/proc/self/fd")) == before
 
 
 def pixels_of(frame: Frame) -> bytes:

@@ -20,7 +20,8 @@ import producing
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from templates import check_source, no_descriptor_left, refuse_source, use_source
+from pictures import no_descriptor_left
+from templates import check_source, refuse_source, use_source
 
 from glreadback import sources
 from glreadback.dmabuf import DmaBuf

@@ -200,7 +200,7 @@ def test_without_a_software_device_it_says_what_to_install(pytester: pytest.Pyte
     ran.stdout.fnmatch_lines(
         [
             "EGL has no *; install Mesa 25.0.3 or newer (libegl-mesa0, libgl1-mesa-dri), or a GPU's driver",
-            "Debian trixie, Ubuntu 24.04 with its updates, and newer: apt install libegl1 libgles2 libegl-mesa0 libgl1-mesa-dri",
+            "Debian trixie, Ubuntu 24.04 with updates and newer: apt install libegl1 libgles2 libegl-mesa0 libgl1-mesa-dri",
             "*glreadback doctor*",
         ]
     )

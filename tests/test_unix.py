@@ -6,7 +6,6 @@ import array
 import contextlib
 import dataclasses
 import errno
-import gc
 import json
 import math
 import os
@@ -23,6 +22,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import no_descriptor_left
 
 from glreadback import Color, DmaBuf, Frame, Plane, Reader, Rect
 from glreadback.errors import DescriptorError, SinkError, SourceError, SourceSyntaxError
@@ -46,15 +46,6 @@ SAID: dict[str, Any] = {
 
 def line(**changes: Any) -> bytes:
     return json.dumps({name: value for name, value in (SAID | changes).items() if value != "absent"}).encode()
-
-
-@contextlib.contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    gc.collect()
-    before = sorted(os.listdir("/proc/self/fd"))
-    yield
-    gc.collect()
-    assert sorted(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.fixture

@@ -172,7 +172,7 @@ def _software(probed: Probed) -> dict[str, Any] | None:
 
 
 _INSTALL_MESA = (
-    "Debian trixie, Ubuntu 24.04 with its updates, and newer: apt install libegl1 libgles2 libegl-mesa0 libgl1-mesa-dri\n"
+    "Debian trixie, Ubuntu 24.04 with updates and newer: apt install libegl1 libgles2 libegl-mesa0 libgl1-mesa-dri\n"
     "Debian bookworm: the same from bookworm-backports (apt install -t bookworm-backports …)\n"
     "Fedora: dnf install mesa-libEGL mesa-libGLES mesa-dri-drivers"
 )
