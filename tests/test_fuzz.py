@@ -15,7 +15,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from glreadback import DescriptorError, ImportRejected, Reader, ReaderCrashed, Surface
+from glreadback import DescriptorError, DmaBuf, Frame, ImportRejected, Plane, Reader, ReaderCrashed, Rect, Surface
+from glreadback.errors import SourceError, SourceSyntaxError
+from glreadback.sources import spec
+from glreadback.sources.unix import UnixSource
+from glreadback.sources.vfio import VfioSource
+from glreadback.wire import dbus, frames
 
 FUZZ = Path(__file__).parents[1] / "fuzz"
 sys.path.append(str(FUZZ))
@@ -56,6 +61,63 @@ def test_random_changes(name: str, record_property: Callable[[str, object], None
     record_property("outcome", f"a value or one line that says what is wrong; slowest {slowest * 1000:.0f} ms")
     assert count > 100
     assert slowest < LONGEST
+
+
+def test_the_longest_line_fits() -> None:
+    """As large as each part of a frame can be, its line can be sent and is understood."""
+    most = 2**31 - 1
+    planes = [Plane(fd, most, most) for fd in range(4)]
+    frame = Frame(
+        DmaBuf(most, most, "ABGR16161616F", planes, 2**56 - 1 | 1 << 56),
+        visible=Rect(most - 1, most - 1, 1, 1),
+        y_invert=True,
+        transform="flipped-270",
+        damage=[(1_999_999_999, 1_999_999_999, 147_483_648, 147_483_648)] * frames.MAX_DAMAGE,
+        acquire_fence=4,
+        palette=[(255, 255, 255)] * 256,
+        time=0.1 + 1e15,
+    )
+    line, fds = frames.format_header(2**63 - 1, frame)
+    assert fds == [0, 1, 2, 3, 4]
+    assert 40_000 < len(line) <= frames.MAX_LINE - 4096
+    assert frames.parse_header(line, 5).with_fds(fds).damage == frame.damage
+
+
+def test_a_message_that_reaches_past_its_end() -> None:
+    """jeepney takes what there is of an array."""
+    data, _ = dbus.call(1, "/a", "b.c", "D", "ay", [b"abcd"])
+    assert dbus.parse(data, 0).body == (b"abcd",)
+    assert data[-8:] == b"\4\0\0\0abcd"
+    with pytest.raises(SourceError, match="a D-Bus message ends too early"):
+        dbus.parse(data[:-8] + b"\5\0\0\0abcd", 0)
+
+
+def test_a_message_whose_path_is_a_number() -> None:
+    data, _ = dbus.call(1, "/a", "b.c", "D")
+    assert b"\1\1o\0" in data
+    with pytest.raises(SourceError, match="a D-Bus message's path is no text"):
+        dbus.parse(data.replace(b"\1\1o\0", b"\1\1t\0"), 0)
+
+
+@pytest.mark.parametrize("lines", [[b"REJECTED EXTERNAL\r\n"], [b"OK 01\r\n", b"ERROR no descriptors\x1b[31m\r\n"]])
+def test_a_bus_that_refuses(lines: list[bytes]) -> None:
+    conversation = dbus.Login(1000)
+    with pytest.raises(SourceError, match="^the D-Bus server refuses: '(REJECTED|ERROR)") as caught:
+        for line in lines:
+            conversation.feed(line)
+    assert str(caught.value).isprintable()
+    assert not conversation.done
+
+
+def test_a_switch_that_is_neither_on_nor_off() -> None:
+    with pytest.raises(SourceSyntaxError, match="it must be 0 or 1"):
+        spec.parse("unix:/run/frames?listen=2", ["unix"]).values(UnixSource.keys)
+
+
+def test_a_word_that_is_not_among_a_keys_words() -> None:
+    found = spec.parse("vfio:6b0c8a2e?plane=third", ["vfio"])
+    with pytest.raises(SourceSyntaxError, match="no such plane"):
+        found.values(VfioSource.keys)
 
 
 @pytest.fixture(scope="module")

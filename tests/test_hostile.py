@@ -6,6 +6,7 @@ reached the driver, nothing is left over, and the next read is fine.
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import os
 import re
@@ -452,8 +453,8 @@ def test_awkward_memory_in_a_layout_that_cannot_be_copied(
 
 
 def test_copies_show_the_present(reader: Reader, picture: MakePicture) -> None:
-    """The copy is made for every read, and of two pictures each is its own."""
-    one, other = picture("XR24", 16, 16, seals=0), picture("XR24", 17, 40, seals=0, pad=4)
+    """The copy is made for every read, and of two pictures each is its own, also where the second needs more memory."""
+    one, other = picture("XR24", 16, 16, seals=0), picture("XR24", 170, 40, seals=0, pad=4)
     for value in range(5):
         os.pwrite(one.buf.planes[0].fd, bytes([value]) * 1024, 0)
         assert reader.read(one.buf).tobytes() == bytes([value]) * 1024
@@ -653,6 +654,73 @@ def test_out_of_descriptors() -> None:
     """Whatever the driver makes of it: no crash, no wrong pixel, and afterwards all is well again."""
     done = _in_a_process(EXHAUSTED)
     assert done.returncode == 0, done.stderr
+
+
+# ---- wishes that cannot be
+
+
+@pytest.mark.parametrize(
+    "scale", [(0, 5), (5, 0), (-1, 4), (2**16, 2**16), (2**70, 1), (1,), (1, 2, 3), (1.5, 2), "ab", 5, [None] * 2]
+)
+def test_scales_that_are_none(reader: Reader, driver: Driver, picture: MakePicture, scale: Any) -> None:
+    with pytest.raises(DescriptorError, match="^scale is .*(both must be at least 1|give two whole numbers)") as caught:
+        reader.read(picture("XR24", 8, 8).buf, scale=scale)
+    assert "\n" not in str(caught.value)
+    assert driver.untouched
+
+
+@pytest.mark.parametrize("height", [2**18, 2**31 - 1])
+def test_more_memory_than_there_is(height: int) -> None:
+    """More than an address space has, and more than a number of the kernel's holds."""
+    with pytest.raises(DescriptorError, match=r"^no memory for a picture of \d+ bytes can be had; read a part of it"):
+        Surface.allocate(2**31 - 1, height, "XR24")
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_damage_without_a_surface_to_update(reader: Reader, driver: Driver, picture: MakePicture, gpu: bool) -> None:
+    """On a device that works on its own, submit() has its own way."""
+    importer = importer_of(reader)
+    importer.capabilities = dataclasses.replace(importer.capabilities, software=not gpu)
+    buf, out = picture("XR24", 8, 8).buf, Surface.allocate(8, 8, "XR24")
+    for call in (reader.read, reader.submit):
+        for options in ({}, {"out": out, "rect": (0, 0, 8, 8)}):
+            with pytest.raises(DescriptorError, match="damage updates a surface that holds the whole picture: give out="):
+                call(buf, damage=[(0, 0, 1, 1)], **options)
+    assert driver.untouched
+
+
+# ---- looked at once, in one place
+
+
+@pytest.mark.parametrize("isolate", [False, True], ids=["direct", "isolated"])
+def test_each_read_is_looked_at_once(
+    leaks: Callable[[], None], picture: MakePicture, monkeypatch: pytest.MonkeyPatch, isolate: bool
+) -> None:
+    """dmabuf.inspect is the one place; what it found is what is used, in Python's integers."""
+    from glreadback import copying, dmabuf
+
+    looked: list[int] = []
+    real = dmabuf.inspect
+
+    def noted(fd: int) -> Any:
+        looked.append(fd)
+        found = real(fd)
+        assert all(type(value) is int for value in (*found.key, found.size))
+        return found
+
+    ways = WAYS | {
+        "submit": lambda reader, buf: reader.submit(buf).result(),
+        "native": lambda reader, buf: reader.read(buf, route="native"),
+        "out": lambda reader, buf: reader.read(buf, Surface.allocate(9, 5, "XR24")),
+    }
+    with Reader("software", isolate=isolate) as reader:
+        for module in (dmabuf, copying):
+            monkeypatch.setattr(module, "inspect", noted)
+        for name, way in ways.items():
+            looked.clear()
+            buf = picture("XR24", 9, 5, pad=4).buf
+            way(reader, buf)
+            assert looked == [buf.planes[0].fd], name
 
 
 # ---- a fence that is none

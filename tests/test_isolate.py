@@ -275,11 +275,15 @@ def test_updates_are_seen(isolated: Reader, memfd: MemFd) -> None:
 def test_a_number_that_has_become_another_buffers(isolated: Reader, memfd: MemFd) -> None:
     fd = memfd(b"\0" * 1024)
     buf = DmaBuf(16, 16, "XR24", [Plane(fd, 0, 64)])
-    out = isolated.read(buf)
-    for value in range(1, 20):
+    out, held = isolated.read(buf), []
+    for value in range(1, 60):
         os.close(fd)
         assert memfd(bytes([value]) * 1024) == fd
-        assert isolated.read(buf, out if value % 2 else None).tobytes() == bytes([value]) * 1024
+        # Into the same surface again and again from ten on: the short way must not take it for the same buffer.
+        for _ in range(2):
+            assert isolated.read(buf, out if value % 2 or value > 10 else None).tobytes() == bytes([value]) * 1024
+        held.append(len(_fds(_pid(isolated))))
+    assert held[-1] <= held[29] + 1, "the helper keeps what is gone"
     os.close(fd)
     with pytest.raises(DescriptorError, match="is not open"):
         isolated.read(buf, out)
@@ -357,6 +361,25 @@ def test_errors_are_those_of_a_direct_read(both: tuple[Reader, Reader], noise_fd
         assert vars(isolated) == vars(direct)
         good = _place(noise_fd, "XR24", 9, 9)
         assert both[1].read(good).tobytes() == both[0].read(good).tobytes()
+
+
+def test_a_surface_that_cannot_be_written(both: tuple[Reader, Reader], noise_fd: int) -> None:
+    buf = _place(noise_fd, "XR24", 9, 9)
+    for reader in both:
+        own = reader.read(buf)
+        for memory in (bytes(9 * 9 * 4), own.data.toreadonly()):
+            with pytest.raises(DescriptorError, match="the surface given is read-only; wrap writable memory"):
+                reader.read(buf, Surface.wrap(memory, 9, 9, "XR24"))
+
+
+def test_a_surface_of_another_size(both: tuple[Reader, Reader], noise_fd: int) -> None:
+    buf = _place(noise_fd, "XR24", 9, 9)
+    for reader in both:
+        for out in (Surface.allocate(9, 8, "XR24"), reader.read(_place(noise_fd, "XR24", 20, 9))):
+            before = out.tobytes()
+            with pytest.raises(DescriptorError, match=f"the surface given is {out.width}x{out.height}, the picture .* 9x9"):
+                reader.read(buf, out)
+            assert out.tobytes() == before
 
 
 def test_a_fourcc_that_no_surface_has(both: tuple[Reader, Reader], noise_fd: int) -> None:
@@ -674,8 +697,11 @@ def test_a_memory_limit_that_is_none() -> None:
         Reader(isolate=True, memory_limit=-1)
 
 
-def test_a_read_that_is_broken_off(isolated: IsolatedReader, noise_fd: int, memfd: MemFd) -> None:
-    """Ctrl-C while the helper works: its late answer must not be taken for the next read's."""
+@pytest.mark.parametrize("often", ["once", "twice"])
+def test_a_read_that_is_broken_off(
+    isolated: IsolatedReader, noise_fd: int, memfd: MemFd, monkeypatch: pytest.MonkeyPatch, often: str
+) -> None:
+    """Ctrl-C while the helper works, or once more while that is tidied up: its late answer must not be the next read's."""
     slow, fd = _place(noise_fd, "XR24", 2048, 2048), memfd(bytes([9]) * 4096)
     quick = DmaBuf(16, 16, "XR24", [Plane(fd, 0, 64)])
     out = isolated.read(quick)
@@ -686,12 +712,15 @@ def test_a_read_that_is_broken_off(isolated: IsolatedReader, noise_fd: int, memf
 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
+        if often == "twice":
+            monkeypatch.setattr(IsolatedReader, "_ended_with_trouble", lambda _: contextlib.nullcontext())
         signal.setitimer(signal.ITIMER_REAL, 0.02)
         with pytest.raises(KeyboardInterrupt):
             isolated.read(slow, scale=(4096, 4096))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        monkeypatch.undo()
     out.array()[...] = 0
     for _ in range(3):
         assert isolated.read(quick, out).tobytes() == bytes([9]) * 1024
@@ -751,7 +780,11 @@ def _program(text: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 def _run(text: str, *arguments: str, timeout: float = 60) -> str:
     with _program(text, *arguments) as started:
-        out, err = started.communicate(timeout=timeout)
+        try:
+            out, err = started.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            raise
     assert started.returncode == 0, f"{started.returncode}\n{err}"
     return out
 
@@ -1431,20 +1464,25 @@ def test_after_a_fork() -> None:
     _run(FORKED)
 
 
-def test_a_forked_child_does_not_keep_the_helper(tmp_path: Path) -> None:
-    """The child lives on; the helper ends with the parent all the same."""
-    forking = "if os.fork() == 0: time.sleep(1.5); os._exit(0)"
+@pytest.mark.parametrize("how", ["kill", "kill stop"])
+def test_a_forked_child_does_not_keep_the_helper(how: str) -> None:
+    """The child lives on; the helper ends with the parent all the same, also one that hears nothing any more."""
     said = "print(reader._process.pid, flush=True)"
-    text = PARENT.replace(said, f"pid = reader._process.pid\n    {forking}\n    print(pid, flush=True)")
-    with _program(text, "kill") as parent:
+    forking = "child = os.fork()\n    if child == 0: time.sleep(60); os._exit(0)"
+    assert said in PARENT
+    text = PARENT.replace(said, f"pid = reader._process.pid\n    {forking}\n    print(pid, child, flush=True)")
+    with _program(text, *how.split()) as parent:
         assert parent.stdout is not None
         assert parent.stdin is not None
-        pid = int(parent.stdout.readline())
-        parent.stdin.write("go\n")
-        parent.stdin.flush()
-        parent.wait(10)
-        dead = _gone(pid, 1.0) or Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-        assert dead, "the child keeps it alive"
+        pid, child = map(int, parent.stdout.readline().split())
+        try:
+            parent.stdin.write("go\n")
+            parent.stdin.flush()
+            parent.wait(10)
+            dead = _gone(pid, 3.0) or Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+            assert dead, "the child keeps it alive"
+        finally:
+            os.kill(child, signal.SIGKILL)
         parent.stdout.read()
 
 

@@ -251,8 +251,8 @@ KINDS: dict[str, tuple[Callable[[list[Any]], Iterator[None]], int, int]] = {
     "sources": (_sources, WARM, CYCLES),
     "failed isolated reads": (lambda readers: _failures(readers, True), WARM, CYCLES),
     # These cost more: an isolated read tens of microseconds, a context milliseconds, a helper hundreds of them.
-    "isolated reads": (lambda readers: _reads(readers, True), WARM, 3_000),
-    "contexts": (_readers, 20, 100),
+    "isolated reads": (lambda readers: _reads(readers, True), WARM, CYCLES),
+    "contexts": (_readers, 100, 300),
     "helpers that die": (_crashes, 2, 6),
 }
 

@@ -1,15 +1,17 @@
 """Producers that go on misbehaving while we read, and a GPU that is reset: the right error, nothing kept, the next frame read.
 
-Shrinking memory read directly is in test_hostile.py, sockets' nonsense in test_unix.py, QEMU's in test_qemu.py, a process
-that goes in test_pid.py, framebuffers that go in kernel/test_kms.py and kernel/test_vfio.py.
+Shrinking memory read directly is in test_hostile.py, sockets' nonsense in test_unix.py, more of QEMU's in test_qemu.py, a
+process that goes in test_pid.py, framebuffers and real dma-bufs that go in kernel/.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import gc
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -23,11 +25,31 @@ from typing import Any
 
 import numpy as np
 import pytest
+import qemu_guest
 from pictures import Held, MakePicture, MemFd, importer_of, pixels
+from test_qemu import STAGES, XR24, FakeQemu, share, update
+from test_qemu import Memory as GuestMemory
 
-from glreadback import DescriptorError, DeviceError, DmaBuf, Frame, GlReadbackError, Plane, Reader, Surface, open_source
+from glreadback import (
+    DescriptorError,
+    DeviceError,
+    DmaBuf,
+    Fourcc,
+    Frame,
+    GlReadbackError,
+    Plane,
+    Reader,
+    Surface,
+    open_source,
+)
 from glreadback.egl import context as egl_context
+from glreadback.errors import SourceError
 from glreadback.isolate import IsolatedReader
+from glreadback.sources import _memory, _qemu_dbus, _qemu_screen
+from glreadback.sources._lines import Lines
+from glreadback.sources.base import SourceTimeout
+from glreadback.sources.qemu import QemuSource
+from glreadback.wire import dbus, display
 from glreadback.wire import frames as wire
 
 ROOT = Path(__file__).parents[1]
@@ -277,6 +299,206 @@ def test_a_producer_that_is_killed_or_takes_its_memory_back(any_reader: Reader, 
             assert set(any_reader.read(next(source.frames(timeout=5))).tobytes()) == {0}
 
 
+STRANGER = """
+    import os, socket, sys
+    os.setgroups([]), os.setgid(65534), os.setuid(65534)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(sys.argv[1])
+        try:
+            socket.send_fds(sock, [b"{"], [0] * 5)
+            sys.exit(len(sock.recv(1)))
+        except (BrokenPipeError, ConnectionResetError):
+            sys.exit(0)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_stranger_who_gets_at_the_socket_is_hung_up_on(reader: Reader, memfd: MemFd, tmp_path: Path) -> None:
+    """Somebody opened folder and socket for everybody; who connects is still what the kernel says."""
+    path = tmp_path / "frames"
+    for folder in (tmp_path, *list(tmp_path.parents)[:-1]):
+        if folder.stat().st_mode & 1 == 0:
+            folder.chmod(folder.stat().st_mode | 0o011)
+    with open_source(f"unix:{path}?listen=1") as source:
+        path.chmod(0o666)
+        with _program(STRANGER, str(path), cwd="/") as stranger:
+            end, said = time.monotonic() + 10, ""
+            while "refused" not in said and time.monotonic() < end:
+                with pytest.raises(SourceTimeout) as caught:
+                    next(source.frames(timeout=0.05))
+                said = str(caught.value)
+            assert "1 of others were refused; any_user=1 lets them" in said
+            assert stranger.wait(10) == 0
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(path))
+            _send(sock, 1, memfd(bytes([5]) * 1024))
+            assert set(reader.read(next(source.frames(timeout=5))).tobytes()) == {5}
+
+
+def test_a_connection_that_is_none() -> None:
+    """The kernel's other errors than a peer that hung up: here that of a socket that was never connected."""
+    with socket.socket(socket.AF_UNIX) as sock, pytest.raises(SourceError, match="^the connection broke: Invalid argument$"):
+        Lines(sock).take()
+
+
+def test_a_producer_for_whom_there_is_no_descriptor(tmp_path: Path) -> None:
+    """It is said, not tried for ever; with a descriptor to spare it is let in."""
+    path = tmp_path / "frames"
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open_source(f"unix:{path}?listen=1") as source, socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(path))
+        free = os.dup(sock.fileno())
+        os.close(free)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+            with pytest.raises(SourceError, match="a producer came, but: Too many open files"):
+                next(source.frames(timeout=1))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / "frame.raw").write_bytes(bytes(1024))
+    monkeypatch.setattr(os, "preadv", broken)
+    with pytest.raises(SourceError, match="cannot be read from byte 0: Input/output error"):
+        with open_source(f"file:{tmp_path}/frame.raw?size=16x16&fourcc=XR24") as source:
+            next(source.frames(timeout=1))
+
+
+# ---- QEMU in the middle of a frame
+
+# How much of the message with the next frame came, and what had come before it.
+PARTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "a byte": (lambda data: data[:1], "nothing"),
+    "half a header": (lambda data: data[: dbus.PREFIX // 2], "a frame"),
+    "a header": (lambda data: data[: dbus.PREFIX], "an update that waits"),
+    "all but a byte": (lambda data: data[:-1], "a frame"),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_qemu_that_is_killed_in_the_middle_of_a_message(reader: Reader, tmp_path: Path, part: str) -> None:
+    """The next frame's descriptor is under way already and is closed; what was handed out stays; another QEMU is read."""
+    path, (cut, before) = tmp_path / "qmp", PARTS[part]
+    kept, drawn = None, b""
+    with contextlib.closing(GuestMemory()) as memory:
+        with contextlib.closing(FakeQemu(path)) as fake, open_source(f"qemu:{path}") as source:
+            assert isinstance(source, QemuSource)
+            frames = source.frames(timeout=5)
+            if before != "nothing":
+                drawn = memory.draw(10)
+                share(fake, memory)
+                update(fake)
+                kept = next(frames)
+            if before == "an update that waits":
+                fake.listener.call(display.LISTENER_PATH, display.LISTENER, "UpdateDMABUF", "iiii", 0, 0, 4, 2)
+            body = (memory.fd, 4, 2, 16, XR24, 0, False)
+            data, fds = dbus.call(77, display.LISTENER_PATH, display.LISTENER, "ScanoutDMABUF", "huuuutb", body)
+            assert fds == [memory.fd]
+            held = len(os.listdir(f"/proc/{source._process.pid}/fd"))
+            fake.listener.send(cut(data), fds)
+            fake.listener.sock.shutdown(socket.SHUT_RDWR)
+            with pytest.raises(SourceError, match="QEMU has ended") as caught:
+                for frame in frames:
+                    kept = frame
+            assert not isinstance(caught.value, SourceTimeout)
+            with contextlib.suppress(FileNotFoundError):  # it may have ended
+                assert len(os.listdir(f"/proc/{source._process.pid}/fd")) <= held
+            if kept is not None:
+                assert reader.read(kept).tobytes() == drawn
+        path.unlink()
+        with contextlib.closing(FakeQemu(path)) as fake, open_source(f"qemu:{path}") as source:
+            drawn = memory.draw(99)
+            share(fake, memory)
+            update(fake)
+            assert reader.read(next(source.frames(timeout=5))).tobytes() == drawn
+
+
+def test_a_guests_picture_that_no_memory_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(size: int, name: str) -> tuple[int, str]:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    slot = _qemu_screen.Slot()
+    monkeypatch.setattr(_qemu_screen.udmabuf, "allocate", refuse)
+    with pytest.raises(SourceError, match="^no memory of 8192 bytes can be had for the picture: Cannot allocate memory$"):
+        with slot.drawing(64, 32, Fourcc("XR24")):
+            raise AssertionError("it has memory")
+
+
+def test_a_picture_of_ours_that_no_memory_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(size: int) -> tuple[int, str]:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(_memory.udmabuf, "allocate", refuse)
+    with pytest.raises(SourceError, match="no memory of 1024 bytes can be had: Cannot allocate memory. Choose a smaller size="):
+        open_source("pattern:solid?size=16x16&fourcc=XR24").close()
+
+
+@pytest.mark.parametrize("said", [b"", b"OK 0123", b"x" * 2000], ids=["nothing", "half a line", "no end"])
+def test_a_display_connection_that_is_broken_off(said: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(said)
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(SourceError, match="QEMU hung up before the display connection was made"):
+            _qemu_dbus.log_in(ours, time.monotonic() + 5)
+
+
+def test_a_qemu_that_takes_nothing() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        connection = _qemu_dbus.Connection(ours)
+        with pytest.raises(SourceError, match="QEMU does not take what is sent to it"):
+            for _ in range(10_000):
+                connection.send(bytes(1 << 16))
+
+
+def test_a_qemu_that_hangs_up_at_once(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "qmp"))
+        server.listen()
+        thread = threading.Thread(target=lambda: server.accept()[0].close())
+        thread.start()
+        with pytest.raises(SourceError, match="QEMU hung up"):
+            open_source(f"qemu:{tmp_path}/qmp")
+        thread.join()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("listener", ["awake", "asleep"])
+def test_a_real_qemu_that_is_killed_while_its_frames_are_on_their_way(reader: Reader, listener: str) -> None:
+    """Whoever listens sleeps while the guest changes its mode twice: the messages are in the socket when it is killed."""
+    with qemu_guest.Guest(STAGES[:3]) as guest, open_source(f"qemu:{guest.qmp}") as source:
+        assert isinstance(source, QemuSource)
+        frames = source.frames(timeout=5)
+        kept = next(frames)
+        expected = reader.read(kept).tobytes()
+        if listener == "asleep":
+            os.kill(source._process.pid, signal.SIGSTOP)
+        guest.press()
+        guest.press()
+        time.sleep(0.1)
+        guest.kill()
+        if listener == "asleep":
+            assert reader.read(kept).tobytes() == expected
+            os.kill(source._process.pid, signal.SIGCONT)
+        with pytest.raises(SourceError, match="QEMU has ended") as caught:
+            for kept in frames:
+                assert reader.read(kept).tobytes()
+        assert not isinstance(caught.value, SourceTimeout)
+        assert reader.read(kept).tobytes()
+    with qemu_guest.Guest(STAGES[:1]) as guest, open_source(f"qemu:{guest.qmp}") as source:
+        guest.show(0)
+        assert reader.read(next(source.frames(timeout=5))).tobytes()
+
+
+# ---- fences
+
+
 def test_a_fence_that_hangs_up_is_one_that_signalled(any_reader: Reader, picture: MakePicture) -> None:
     """A producer that dies closes its end: nothing to wait for any more. One that is no fence at all is not waited for."""
     made = picture("XR24", 16, 16)
@@ -438,6 +660,27 @@ def test_surfaces_outlive_a_reset(direct: Reader, picture: MakePicture, resets: 
         direct.read(made.buf)
     assert isinstance(kept, Surface)
     assert np.array_equal(pixels(kept), made.rows())
+
+
+def test_a_reset_that_takes_its_time(
+    direct: Reader, picture: MakePicture, resets: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the device is back no context can be made, and each read says so; then it is read as before."""
+
+    def refuse(*_: Any) -> Any:
+        raise egl_context.egl.EGLError(err=0x3003)
+
+    made = picture("XR24", 8, 8)
+    direct.read(made.buf)
+    resets.append(0x8254)
+    with pytest.raises(DeviceError, match="was reset"):
+        direct.read(made.buf)
+    with monkeypatch.context() as patch:
+        patch.setattr(egl_context.egl, "eglCreateContext", refuse)
+        for _ in range(2):
+            with pytest.raises(DeviceError, match="no GLES 3 context on software: EGL_BAD_ALLOC"):
+                direct.read(made.buf)
+    assert np.array_equal(pixels(direct.read(made.buf)), made.rows())
 
 
 # ---- what only the short way could overlook
