@@ -60,6 +60,7 @@ _START_LIMIT = 30.0  # seconds for Python and the driver to load
 # Seconds that a read may take beyond the caller's time-out, which is for fences: these, and this long for each pixel.
 _GRACE, _GRACE_PIXEL = 5.0, 2e-7
 _LONGEST = 1e6  # seconds
+_ROW = 2e-3  # seconds after a read within which another one follows it at once
 _AWAKE = 5e-4  # seconds to wait for an answer without sleeping
 _REAP = 2.0  # seconds for a killed process to be gone
 _KEPT = 8  # pictures the helper remembers
@@ -178,6 +179,8 @@ class _Process:
         self.number = next(self.numbers)
         self._timeout = 0.0
         self._answer = memoryview(bytearray(MAX_MESSAGE))
+        self._processors = os.sched_getaffinity(0)  # the helper's, which it has from us
+        self._answered, self._row = 0.0, 0  # when the last read was, how many followed at once
         self.busy = False  # asked, and not answered
         with contextlib.ExitStack() as undo:
             self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -223,13 +226,31 @@ class _Process:
     def ask(self, request: dict[str, Any], fds: Sequence[int], seconds: float) -> dict[str, Any]:
         """One request and its answer. Raises the error that was answered, ReaderCrashed if none was."""
         message = json.dumps(request, separators=(",", ":")).encode()
+        self._place(os.sched_getaffinity(0))  # threads that it starts stay where it is
         self._send(lambda: socket.send_fds(self._sock, [message], list(fds)))
         return self._receive(seconds)
 
     def again(self, seconds: float) -> None:
-        """The same read as the last one once more. Raises as ask does."""
+        """The same read as the last one once more. Raises as ask does.
+
+        Falling asleep and being woken takes a quarter as long as a picture of 1080p. So when one read follows another
+        and a processor idles, the helper works on that one, and its answer is waited for awake. With pauses between
+        reads that would not pay: the idle processor's caches are cold.
+        """
+        mine = os.sched_getaffinity(0)
+        self._row = self._row + 1 if time.perf_counter() - self._answered < _ROW else 0
+        awake = self._row > 1 and _processors_idle(self._load, len(mine))
+        self._place(mine - {_sched_getcpu()} if awake else mine)
         self._send(lambda: self._sock.send(AGAIN))
-        self._receive(seconds)
+        self._receive(seconds, _AWAKE if awake else 0.0)
+        self._answered = time.perf_counter()
+
+    def _place(self, processors: set[int]) -> None:
+        """Have the helper run on these processors."""
+        if processors and processors != self._processors:
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(self.pid, processors)
+            self._processors = processors
 
     def _send(self, send: Callable[[], object]) -> None:
         self.busy = True
@@ -238,7 +259,7 @@ class _Process:
         except ConnectionError:  # EPIPE, ECONNRESET
             raise self.crashed("") from None
 
-    def _receive(self, seconds: float) -> dict[str, Any]:
+    def _receive(self, seconds: float, awake: float = 0.0) -> dict[str, Any]:
         if seconds != self._timeout:
             seconds = min(max(seconds, 0.001), _LONGEST)
             whole = int(seconds)
@@ -246,7 +267,7 @@ class _Process:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
             self._timeout = seconds
         try:
-            text = bytes(self._answer[: self._next()])
+            text = bytes(self._answer[: self._next(awake)])
         except BlockingIOError:
             raise self.crashed(f"did not answer within {seconds:.3g} s and was ended") from None
         except OSError:
@@ -265,19 +286,17 @@ class _Process:
             raise error
         return reply
 
-    def _next(self) -> int:
-        """The size of the next message, which lies in _answer then. Raises BlockingIOError when its time is over.
+    def _next(self, awake: float) -> int:
+        """The size of the next message, which lies in _answer then; waited for awake so many seconds, then asleep.
 
-        Short reads are waited for awake where processors idle: falling asleep and being woken takes as long as half a
-        picture of 1080p. Where none does, the helper comes to its turn the sooner the sooner we sleep.
+        Raises BlockingIOError when its time is over.
         """
-        if _processors_idle(self._load):
-            until = time.perf_counter() + _AWAKE
-            while time.perf_counter() < until:
-                try:
-                    return self._sock.recv_into(self._answer, 0, socket.MSG_DONTWAIT)
-                except BlockingIOError:
-                    os.sched_yield()  # the helper may need this very processor
+        until = time.perf_counter() + awake
+        while time.perf_counter() < until:
+            try:
+                return self._sock.recv_into(self._answer, 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                os.sched_yield()
         return self._sock.recv_into(self._answer)
 
     def nonsense(self) -> ReaderCrashed:
@@ -336,14 +355,15 @@ def _open_load() -> int:
         return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _processors_idle(load: int) -> bool:
-    """Whether no more is running, on the whole machine, than this process may have processors for itself and the helper."""
-    mine = len(os.sched_getaffinity(0))
-    if mine == 1:
+def _processors_idle(load: int, count: int) -> bool:
+    """Whether less is running on the whole machine, this thread included, than there are processors for us."""
+    if count == 1:
         return False
     words = os.pread(load, 100, 0).split()  # 0.20 0.18 0.12 1/80 11206: proc(5)
-    return len(words) > 3 and int(words[3].partition(b"/")[0]) <= mine
+    return len(words) > 3 and int(words[3].partition(b"/")[0]) < count
 
+
+_sched_getcpu: Callable[[], int] = ctypes.CDLL(None).sched_getcpu
 
 _MEMORY_WORDS = ("MemoryError", "Cannot allocate memory", "bad_alloc", "out of memory", "File too large")
 

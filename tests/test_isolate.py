@@ -527,7 +527,8 @@ def processors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     if request.param == 1:
         os.sched_setaffinity(0, {min(before)})
     else:
-        monkeypatch.setattr(module, "_processors_idle", lambda _: True)
+        monkeypatch.setattr(module, "_processors_idle", lambda *_: True)
+    monkeypatch.setattr(module, "_ROW", 1e9)  # every read follows the last one at once
     yield request.param
     os.sched_setaffinity(0, before)
 
@@ -544,15 +545,16 @@ def test_the_waiting_is_awake_for_a_moment_only(
         real()
 
     monkeypatch.setattr(os, "sched_yield", counted)
+    monkeypatch.setattr(module, "DEFAULT_TIMEOUT", 0.3)  # others are told each time
     out = isolated.read(made.buf)
     for _ in range(3):
         out.array()[...] = 0
-        assert np.array_equal(pixels(isolated.read(made.buf, out)), made.rows())
+        assert np.array_equal(pixels(isolated.read(made.buf, out, timeout=0.3)), made.rows())
     os.kill(_pid(isolated), signal.SIGSTOP)
     yields[0] = 0
     before, worked = time.monotonic(), time.thread_time()
     with pytest.raises(ReaderCrashed, match="did not answer within 0.5 s and was ended"):
-        isolated.read(made.buf, timeout=0.3)
+        isolated.read(made.buf, out, timeout=0.3)
     took, worked = time.monotonic() - before, time.thread_time() - worked
     assert 0.4 < took < 2.0
     assert worked < took / 4
@@ -563,16 +565,40 @@ def test_the_waiting_is_awake_for_a_moment_only(
 def test_nobody_is_awake_on_a_busy_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Waiting awake would take the processor that the helper is waiting for."""
     load = tmp_path / "loadavg"
-    for processors, running, idle in ((1, 1, False), (2, 2, True), (2, 3, False), (8, 8, True), (8, 9, False)):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _, count=processors: set(range(count)))
+    for count, running, idle in ((1, 0, False), (2, 1, True), (2, 2, False), (8, 7, True), (8, 8, False)):
         load.write_text(f"9.99 9.99 9.99 {running}/345 678\n")
         with load.open() as opened:
-            assert module._processors_idle(opened.fileno()) == idle
+            assert module._processors_idle(opened.fileno(), count) == idle
     real = os.open
     monkeypatch.setattr(os, "open", lambda path, *more: real(tmp_path / "none" if path == "/proc/loadavg" else path, *more))
     nothing = module._open_load()
-    assert not module._processors_idle(nothing)
+    assert not module._processors_idle(nothing, 8)
     os.close(nothing)
+
+
+def test_where_the_helper_runs(isolated: IsolatedReader, noise_fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside us while reads follow each other and a processor idles; anywhere after a pause, and when a new read is told."""
+    idle = True
+    monkeypatch.setattr(module, "_processors_idle", lambda *_: idle)
+    buf, mine = _place(noise_fd, "XR24", 9, 9), os.sched_getaffinity(0)
+    out = isolated.read(buf)
+
+    def after(count: int, row: float) -> bool:
+        monkeypatch.setattr(module, "_ROW", row)
+        for _ in range(count):
+            isolated.read(buf, out)
+        return os.sched_getaffinity(_pid(isolated)) == mine
+
+    assert after(3, 0.0)
+    assert after(1, 1e9)
+    assert after(2, 1e9) == (len(mine) == 1)
+    isolated.read(_place(noise_fd, "XR24", 8, 8))
+    assert os.sched_getaffinity(_pid(isolated)) == mine
+    isolated.read(buf, out)
+    assert after(3, 1e9) == (len(mine) == 1)
+    assert after(1, 0.0)
+    idle = False
+    assert after(3, 1e9)
 
 
 def test_the_waiting_ends_though_there_is_no_time(
@@ -580,14 +606,17 @@ def test_the_waiting_ends_though_there_is_no_time(
 ) -> None:
     """A time-out shorter than the moment awake, and a time-out of nothing."""
     monkeypatch.setattr(module, "_GRACE_PIXEL", 0.0)
+    monkeypatch.setattr(module, "DEFAULT_TIMEOUT", 0.0)
     buf = _place(noise_fd, "XR24", 9, 9)
     for grace in (0.0, 0.0005):
-        isolated.read(buf)
+        out = isolated.read(buf)
+        for _ in range(3):
+            isolated.read(buf, out, timeout=0.0)
         os.kill(_pid(isolated), signal.SIGSTOP)
         with monkeypatch.context() as patch:
             patch.setattr(module, "_GRACE", grace)
             with pytest.raises(ReaderCrashed, match="did not answer within 0.001 s"):
-                isolated.read(buf, timeout=0.0)
+                isolated.read(buf, out, timeout=0.0)
         assert isolated._process is None
 
 
@@ -596,10 +625,14 @@ def test_the_waiting_awake_is_no_deafness(
     isolated: IsolatedReader, noise_fd: int, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """Were it ever so long: signals arrive, a helper that dies is noticed, other threads go on."""
-    monkeypatch.setattr(module, "_processors_idle", lambda _: True)
-    monkeypatch.setattr(module, "_AWAKE", 20.0)
+    monkeypatch.setattr(module, "_processors_idle", lambda *_: True)
+    monkeypatch.setattr(module, "_ROW", 1e9)
     buf = _place(noise_fd, "XR24", 9, 9)
-    expected = isolated.read(buf).tobytes()
+    out = isolated.read(buf)
+    expected = out.tobytes()
+    for _ in range(2):
+        isolated.read(buf, out)
+    monkeypatch.setattr(module, "_AWAKE", 20.0)
     pid = _pid(isolated)
     os.kill(pid, signal.SIGSTOP)
     if what == "Ctrl-C":
@@ -617,7 +650,7 @@ def test_the_waiting_awake_is_no_deafness(
     act.start()
     before = time.monotonic()
     with pytest.raises(KeyboardInterrupt if what == "Ctrl-C" else ReaderCrashed):
-        isolated.read(buf)
+        isolated.read(buf, out)
     assert time.monotonic() - before < 10
     act.join()
     monkeypatch.undo()
