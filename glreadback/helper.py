@@ -155,7 +155,7 @@ class Helper:
     def __init__(self, sock: socket.socket, device: str | None) -> None:
         self._sock = sock
         self._reader = Reader(device)
-        self._frames: dict[int, tuple[Frame, list[OwnedFd]]] = {}
+        self._frames: dict[int, tuple[Frame, list[OwnedFd], set[tuple[int, int]]]] = {}  # with its buffers' inodes
         self._memories: dict[int, _Memory] = {}
         self._surfaces: dict[tuple[Any, ...], Surface] = {}
         self._names: dict[int, int] = {}  # descriptors here -> what the parent calls them
@@ -204,8 +204,11 @@ class Helper:
         return _OPERATIONS[request["do"]](self, request, picture)
 
     def _drop(self, number: int) -> None:
-        frame, fds = self._frames.pop(number, (None, []))
-        if frame is not None:
+        if number not in self._frames:
+            return
+        frame, fds, keys = self._frames.pop(number)
+        # Another picture may show the same buffer: a compositor makes a new Frame for each commit.
+        if not any(keys & others for _, _, others in self._frames.values()):
             with contextlib.suppress(GlReadbackError):
                 self._reader.forget(frame)
         for fd in fds:
@@ -229,7 +232,8 @@ class Helper:
         numbers = [fd.fileno() for fd in own]
         said = parse_header(header.encode(), len(own)).with_fds(numbers)
         frame = dataclasses.replace(said, device=request.get("device"))
-        self._frames[number] = frame, own
+        status = [os.fstat(fd) for fd in numbers]
+        self._frames[number] = frame, own, {(found.st_dev, found.st_ino) for found in status}
         self._names.update(zip(numbers, request["called"], strict=True))
         return frame
 

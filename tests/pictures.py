@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import pytest
 
 from glreadback import DmaBuf, Fourcc, Modifier, Reader, Route, Surface
 
@@ -175,3 +176,16 @@ def no_descriptor_left() -> Iterator[None]:
     yield
     gc.collect()
     assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def files_of(pid: int) -> list[str]:
+    """What a process has open. Of one that nobody may trace, such as a helper, the kernel shows it to root alone."""
+    found = []
+    try:
+        numbers = os.listdir(f"/proc/{pid}/fd")
+    except PermissionError:
+        pytest.skip("only root sees what the helper has open")
+    for number in numbers:
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/{pid}/fd/{number}"))
+    return sorted(found)

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures import Bytes, Canary, Held, MakePicture, MemFd, Picture, pixels
+from pictures import Bytes, Canary, Held, MakePicture, MemFd, Picture, files_of, pixels
 from promises import promised
 
 import glreadback.isolate as module
@@ -96,14 +96,6 @@ def _gone(pid: int, seconds: float = 5.0) -> bool:
             return False
         time.sleep(0.01)
     return True
-
-
-def _fds(pid: int) -> list[str]:
-    found = []
-    for number in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(OSError):
-            found.append(os.readlink(f"/proc/{pid}/fd/{number}"))
-    return sorted(found)
 
 
 def _place(fd: int, fourcc: str, width: int, height: int, pad: int = 0, offset: int = 0) -> DmaBuf:
@@ -282,7 +274,7 @@ def test_a_number_that_has_become_another_buffers(isolated: Reader, memfd: MemFd
         # Into the same surface again and again from ten on: the short way must not take it for the same buffer.
         for _ in range(2):
             assert isolated.read(buf, out if value % 2 or value > 10 else None).tobytes() == bytes([value]) * 1024
-        held.append(len(_fds(_pid(isolated))))
+        held.append(len(files_of(_pid(isolated))))
     assert held[-1] <= held[29] + 1, "the helper keeps what is gone"
     os.close(fd)
     with pytest.raises(DescriptorError, match="is not open"):
@@ -860,7 +852,7 @@ def test_it_holds_only_the_descriptors_it_needs(isolated: IsolatedReader, noise_
         pid = _pid(isolated)
         for number in range(30):
             isolated.read(DmaBuf(8, 8, "XR24", [Plane(memfd(bytes([number]) * 256), 0, 32)]))
-        fds = _fds(pid)
+        fds = files_of(pid)
         assert not [name for name in fds if "not for the helper" in name]
         kinds = {name.split(":")[0].split(" ")[0] for name in fds}
         assert kinds <= {"/dev/null", "socket", "pipe", "/memfd", "anon_inode"}, fds
@@ -871,6 +863,36 @@ def test_it_holds_only_the_descriptors_it_needs(isolated: IsolatedReader, noise_
         os.close(spare)
 
 
+def test_a_buffer_stays_imported_while_a_picture_shows_it(
+    noise_fd: int, memfd: MemFd, monkeypatch: pytest.MonkeyPatch, leaks: Callable[[], None]
+) -> None:
+    """A compositor makes a new Frame for each commit of the same buffers. The helper, in this process."""
+    from glreadback.fds import OwnedFd
+    from glreadback.helper import Helper
+    from glreadback.wire.frames import format_header
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs, Reader("software") as reader:
+        helper = Helper(ours, "software")
+        monkeypatch.setattr(helper, "_reader", reader)
+        forgotten: list[object] = []
+        real = reader.forget
+        monkeypatch.setattr(reader, "forget", lambda frame: (forgotten.append(frame), real(frame)))
+        other = memfd(4096)
+        for number, fd in enumerate((noise_fd, noise_fd, other)):
+            line, fds = format_header(number, Frame(DmaBuf(8, 8, "XR24", [Plane(fd, 0, 32)])))
+            request = {"picture": number, "header": line.decode(), "called": fds}
+            helper._picture(request, [OwnedFd.dup(fd)])
+        helper._drop(0)
+        assert not forgotten
+        helper._drop(2)
+        assert len(forgotten) == 1
+        helper._drop(1)
+        assert len(forgotten) == 2
+        helper._drop(1)
+        assert len(forgotten) == 2
+
+
 def test_fenced_frames_leave_nothing_in_the_helper(isolated: IsolatedReader, noise_fd: int) -> None:
     """Each read of such a frame is told anew, descriptors and all."""
     fence = os.eventfd(1)
@@ -878,14 +900,14 @@ def test_fenced_frames_leave_nothing_in_the_helper(isolated: IsolatedReader, noi
         frame = Frame(_place(noise_fd, "XR24", 9, 9), acquire_fence=fence)
         for _ in range(10):
             isolated.read(frame)
-        before = len(_fds(_pid(isolated)))
+        before = len(files_of(_pid(isolated)))
         for _ in range(50):
             isolated.read(frame)
             isolated.read(dataclasses.replace(frame, acquire_fence=None))
             isolated.read(_place(noise_fd, "XR24", 9, 9))
-        assert len(_fds(_pid(isolated))) <= before + 8 * 2  # what the last eight pictures hold
+        assert len(files_of(_pid(isolated))) <= before + 8 * 2  # what the last eight pictures hold
         isolated.forget(frame)
-        assert len(_fds(_pid(isolated))) <= before
+        assert len(files_of(_pid(isolated))) <= before
     finally:
         os.close(fence)
 
@@ -1367,7 +1389,7 @@ def test_surfaces_hold_one_descriptor_each_and_memory_goes(isolated: IsolatedRea
     surfaces = [isolated.read(buf) for _ in range(100)]
     now = Held.now()
     assert len(now.fds) - len(before.fds) <= 100
-    helper = len(_fds(_pid(isolated)))
+    helper = len(files_of(_pid(isolated)))
     assert helper < 30, "the helper maps and lets go"
     surfaces.clear()
     gc.collect()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pictures import files_of
 
 ROOT = Path(__file__).parents[1]
 CYCLES, WARM = 10_000, 1_000
@@ -277,7 +278,7 @@ def _held(readers: list[Any]) -> dict[str, int]:
                 found.update(_names())
         process = getattr(reader, "_process", None)
         if process is not None:
-            found["helper's descriptors"] = len(os.listdir(f"/proc/{process.pid}/fd"))
+            found["helper's descriptors"] = len(files_of(process.pid))
             maps = Path(f"/proc/{process.pid}/maps").read_text().splitlines()
             found["helper's shared mappings"] = sum("/memfd:" in line for line in maps)
             status = Path(f"/proc/{process.pid}/status").read_text()

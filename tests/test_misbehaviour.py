@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pytest
 import qemu_guest
-from pictures import Held, MakePicture, MemFd, importer_of, pixels
+from pictures import Held, MakePicture, MemFd, files_of, importer_of, pixels
 from test_qemu import STAGES, XR24, FakeQemu, share, update
 from test_qemu import Memory as GuestMemory
 
@@ -236,11 +236,11 @@ def test_hundreds_of_buffers_from_a_peer(any_reader: Reader, tmp_path: Path, lea
                 most = len(Held.now().fds)
                 if isinstance(any_reader, IsolatedReader):
                     assert any_reader._process is not None
-                    helper = len(os.listdir(f"/proc/{any_reader._process.pid}/fd"))
+                    helper = len(files_of(any_reader._process.pid))
         assert len(Held.now().fds) <= most + 2
         if isinstance(any_reader, IsolatedReader):
             assert any_reader._process is not None
-            assert len(os.listdir(f"/proc/{any_reader._process.pid}/fd")) <= helper + 2
+            assert len(files_of(any_reader._process.pid)) <= helper + 2
 
 
 PRODUCER = """
@@ -718,3 +718,35 @@ def test_a_driver_that_is_too_old_is_not_used(
     monkeypatch.setattr(importer, "too_old", lambda version: "Mesa 24.0 is too old")
     with Reader("software") as reader, pytest.raises(DeviceError, match="Mesa 24.0 is too old"):
         reader.read(picture("XR24", 8, 8).buf)
+
+
+TARGETS_BEYOND_MEMORY = """
+    import resource, sys
+    from glreadback import DmaBuf, ImportRejected, Plane, Reader, Surface
+    from glreadback.kernel.udmabuf import sealed_memfd
+
+    buf = DmaBuf(64, 64, "XR24", [Plane(sealed_memfd(64 * 256), 0, 256)])
+    with Reader("software") as reader:
+        small = reader.read(buf, scale=(32, 32)).tobytes()
+        out = Surface.allocate(9000, 4000, "XR24")
+        used = int(open("/proc/self/statm").read().split()[5]) * resource.getpagesize()  # data, stack
+        resource.setrlimit(resource.RLIMIT_DATA, (used + (20 << 20), resource.RLIM_INFINITY))
+        for _ in range(3):
+            try:
+                reader.read(buf, out, scale=(9000, 4000))
+            except ImportRejected as error:
+                print(error)
+        resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY,) * 2)
+        assert reader.read(buf, scale=(32, 32)).tobytes() == small
+"""
+
+
+def test_a_target_that_memory_is_not_there_for(software: None) -> None:
+    """The driver's GL_OUT_OF_MEMORY is an error of ours, and the next read has a target again."""
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(TARGETS_BEYOND_MEMORY)], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert len(lines) == 3
+    assert all("cannot read it: glTexStorage2D failed: GL_OUT_OF_MEMORY" in line for line in lines)

@@ -17,7 +17,7 @@ from ..errors import ImportRejected
 from ..frame import Frame, Rect
 from ..plan import ALIASES, Route, alias_bytes
 from .program import Fetch, Program, Recipe
-from .texture import EXTERNAL, attach
+from .texture import EXTERNAL, attach, told_by_pyopengl
 
 if TYPE_CHECKING:
     from ..importer import Import, Importer
@@ -65,8 +65,12 @@ class Drawing:
         if kept is not None:
             self._delete(use)
         texture = _plain_texture()
-        gl.glTexStorage2D(gl.GL_TEXTURE_2D, 1, internal, width, height)
-        made = Target((internal, width, height), texture, attach(texture))
+        try:
+            gl.glTexStorage2D(gl.GL_TEXTURE_2D, 1, internal, width, height)
+            made = Target((internal, width, height), texture, attach(texture))
+        except BaseException:
+            delete("Textures", texture)
+            raise
         self._targets[use] = made
         return made
 
@@ -108,6 +112,7 @@ def _plain_texture() -> int:
     return name
 
 
+@told_by_pyopengl()
 def draw(
     importer: Importer,
     frame: Frame,

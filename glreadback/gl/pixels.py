@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..egl.gaps import function
 from ..frame import Rect
 from ..plan import Access
-from .texture import GLFailure
+from .texture import ERRORS, GLFailure
 
 _READ_FRAMEBUFFER, _PACK_ALIGNMENT, _PACK_ROW_LENGTH = 0x8CA8, 0x0D05, 0x0D02
 _PACK_REVERSE_ROW_ORDER = 0x93A4  # GL_ANGLE_pack_reverse_row_order
@@ -96,11 +96,4 @@ def prove(framebuffer: int) -> None:
     read([Copy(framebuffer, 0, 0, 1, 1, _RGBA, _UBYTE, 0, 0, False)], ctypes.addressof(pixel))
 
 
-_ERRORS = {
-    0x0500: "GL_INVALID_ENUM",
-    0x0501: "GL_INVALID_VALUE",
-    0x0502: "GL_INVALID_OPERATION",
-    0x0505: "GL_OUT_OF_MEMORY (the driver cannot map the buffer: another device's, or no buffer at all)",
-    0x0506: "GL_INVALID_FRAMEBUFFER_OPERATION",
-    0x0507: "GL_CONTEXT_LOST",
-}
+_ERRORS = {**ERRORS, 0x0505: "GL_OUT_OF_MEMORY (the driver cannot map the buffer: another device's, or no buffer at all)"}

@@ -15,7 +15,7 @@ from ..egl.device import Display
 from ..egl.fence import Fence
 from ..egl.gaps import delete, function, generate
 from .pixels import Copy, read
-from .texture import GLFailure
+from .texture import GLFailure, told_by_pyopengl
 
 SLOTS = 3
 
@@ -42,7 +42,9 @@ class Slot:
         gl.glBindBuffer(_PACK, self.buffer)
         try:
             if self.size < size:
-                gl.glBufferData(_PACK, size, None, gl.GL_STREAM_READ)
+                self.size = 0  # what it was is gone, should this fail
+                with told_by_pyopengl():
+                    gl.glBufferData(_PACK, size, None, gl.GL_STREAM_READ)
                 self.size = size
             gl.glBindBuffer(_PACK, 0)
             yield self._begin

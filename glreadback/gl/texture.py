@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+from collections.abc import Iterator
 from typing import Any
 
 from OpenGL import GLES3 as gl
+from OpenGL.error import GLError
 
 from ..egl.gaps import delete, function, generate, image_target_texture_2d
 
@@ -73,6 +76,26 @@ class GLFailure(Exception):
     """A GL call failed; the message names the call and the code."""
 
 
+@contextlib.contextmanager
+def told_by_pyopengl() -> Iterator[None]:
+    """What PyOpenGL finds, and raises in words of several lines, as a GLFailure. Also as a decorator."""
+    try:
+        yield
+    except GLError as error:
+        name = getattr(error.baseOperation, "__name__", "a GL call")
+        raise GLFailure(f"{name} failed: {ERRORS.get(error.err, hex(error.err))}") from None
+
+
+ERRORS = {
+    0x0500: "GL_INVALID_ENUM",
+    0x0501: "GL_INVALID_VALUE",
+    0x0502: "GL_INVALID_OPERATION",
+    0x0505: "GL_OUT_OF_MEMORY",
+    0x0506: "GL_INVALID_FRAMEBUFFER_OPERATION",
+    0x0507: "GL_CONTEXT_LOST",
+}
+
+
 def attach(texture: int) -> int:
     """A new framebuffer with that texture as its colour; the caller deletes it. Raises GLFailure."""
     framebuffer = generate("Framebuffers")
@@ -115,4 +138,4 @@ def _check(call: str) -> None:
     # image_target_texture_2d is not PyOpenGL's, so nothing has looked at the error yet.
     code = _get_error()
     if code:
-        raise GLFailure(f"{call} failed with 0x{code:04X}")
+        raise GLFailure(f"{call} failed: {ERRORS.get(code, hex(code))}")
