@@ -5,17 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import qemu_guest
-
-import glreadback
 
 _CHILD = """
 import fcntl, os, sys
@@ -43,27 +39,30 @@ def folder() -> Iterator[str]:
         yield path
 
 
+_SENDER = """
+import contextlib, socket, sys, time
+import glreadback
+with glreadback.open_source("pattern:?size=64x48") as source:
+    while True:
+        with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(OSError, glreadback.SinkError):
+            sock.connect(sys.argv[1])
+            for frame in source.frames():
+                glreadback.send_frame(sock, frame)  # until that reader has had enough
+        time.sleep(0.02)
+"""
+
+
 @contextmanager
 def sender() -> Iterator[str]:
-    """The path of a socket on which somebody wants to send 64x48 frames, one after the other, to whoever listens there."""
-    over = threading.Event()
+    """The path of a socket on which somebody wants to send 64x48 frames, one after the other, to whoever listens there.
 
-    def send(path: str) -> None:
-        with glreadback.open_source("pattern:?size=64x48") as source:
-            while not over.wait(0.02):
-                with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(OSError, glreadback.SinkError):
-                    sock.connect(path)
-                    for frame in source.frames():
-                        glreadback.send_frame(sock, frame)  # until that reader has had enough
-
-    with folder() as path:
-        thread = threading.Thread(target=send, args=(f"{path}/frames",))
-        thread.start()
+    A process of its own: what it opens and closes is not for those to see who count descriptors here.
+    """
+    with folder() as path, subprocess.Popen([sys.executable, "-c", _SENDER, f"{path}/frames"]) as made:
         try:
             yield f"{path}/frames"
         finally:
-            over.set()
-            thread.join(10)
+            made.kill()
 
 
 @contextmanager
