@@ -48,24 +48,16 @@ def software_reader() -> Reader:
     return made
 
 
-_GL_ERRORS = {
-    0x0500: "GL_INVALID_ENUM",
-    0x0501: "GL_INVALID_VALUE",
-    0x0502: "GL_INVALID_OPERATION",
-    0x0505: "GL_OUT_OF_MEMORY",
-    0x0506: "GL_INVALID_FRAMEBUFFER_OPERATION",
-}
-
-
 def gl_errors(reader: Reader) -> str:
     """The names of the GL errors that are set in a reader's contexts, which clears them; "" if there are none."""
     from .gl.pixels import _get_error
+    from .gl.texture import ERRORS
 
     found = []
     for importer in reader._open_importers():
         with importer.context:
             while code := _get_error():
-                found.append(_GL_ERRORS.get(code, hex(code)))
+                found.append(ERRORS.get(code, hex(code)))
     return ", ".join(found)
 
 
