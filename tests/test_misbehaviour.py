@@ -720,6 +720,20 @@ def test_a_driver_that_is_too_old_is_not_used(
         reader.read(picture("XR24", 8, 8).buf)
 
 
+def test_a_lost_context_is_not_entered(direct: Reader, picture: MakePicture) -> None:
+    """Whoever still holds it is told why: GL calls in there would do nothing, and say so late or never."""
+    made = picture("XR24", 16, 16)
+    direct.read(made.buf)
+    context = importer_of(direct).context
+    with context:
+        before = egl_context._current_context()
+    context.lost = "nobody knows why"  # type: ignore[union-attr]
+    with pytest.raises(DeviceError, match=r"was reset \(nobody knows why\)"), context:
+        raise AssertionError("it is entered")
+    assert egl_context._current_context() != before
+    assert np.array_equal(pixels(direct.read(made.buf)), made.rows())
+
+
 TARGETS_BEYOND_MEMORY = """
     import resource, sys
     from glreadback import DmaBuf, ImportRejected, Plane, Reader, Surface
